@@ -1,0 +1,175 @@
+"""Every option of training, as frozen dataclasses that the command line and a run share.
+
+A field, its flag and its key in a run's ``config.toml`` carry the same word: ``seq_len``,
+``--seq-len``, ``seq_len = 100``. The comment behind a field is its help text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxrnn.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Options of every task."""
+
+    data: str = ""  # a file to train on; empty: what the task has built in
+    run: str = ""  # directory for all that the run writes; empty: runs/TASK-DATE-TIME
+
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"  # kind of recurrent cell
+    hidden_size: int = 256  # H, units of a layer; 32 to 2048
+    num_layers: int = 1  # L, stacked layers; 1 to 4
+    dropout: float = 0.0  # probability after every layer in training; 0 to 0.7
+
+    batch_size: int = 32  # B, parallel streams
+    seq_len: int = 64  # T, steps of truncated backpropagation; 20 to 500
+    val_fraction: float = 0.1  # share of the data, at its end, kept for validation; 0: none
+
+    epochs: int = 10  # passes over the training part
+    steps: int = 0  # optimizer steps; above 0 it takes the place of epochs
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # torch's defaults but for lr
+    lr: float = 1e-3  # peak learning rate; 1e-4 to 1e-2
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 0.0  # decoupled decay of adamw, added to the gradient of sgd
+    clip: float = 5.0  # largest norm of the whole gradient; 0: no clipping
+    schedule: Literal["constant", "cosine"] = "constant"  # learning rate after the warm-up
+    warmup_steps: int = 0  # steps in which the learning rate rises from 0
+    lr_final: float = 0.0  # learning rate at the end of the cosine
+
+    eval_every: int = 0  # steps between validations; 0: each epoch
+    checkpoint_every: int = 0  # steps between checkpoints; 0: at each validation
+    log_every: int = 0  # steps between lines in metrics.jsonl; 0: about 500 lines in all
+    eval_streams: int = 32  # parallel streams in validation while training
+    patience: int = 0  # validations without a better one before an early stop; 0: never
+    min_delta: float = 0.0  # by how much a validation must be better to count
+
+    steps_per_dispatch: int = 0  # optimizer steps in one call to the device; 0: by their size
+    backend: str = "auto"  # of the recurrence: auto, scan, reference
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is
+    seed: int = 0  # of initial weights and dropout
+
+    def __post_init__(self):
+        """Raises InputError for a value of the wrong type or out of range, named as its flag."""
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), hints[field.name])
+        for name in ("hidden_size", "num_layers", "batch_size", "seq_len", "eval_streams"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in (
+            *("epochs", "steps", "momentum", "weight_decay", "clip", "warmup_steps", "lr_final"),
+            *("eval_every", "checkpoint_every", "log_every", "patience", "min_delta"),
+            *("steps_per_dispatch", "seed"),
+        ):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+        self._check("lr", 0 < self.lr < float("inf"), "above 0")
+        self._check("dropout", 0 <= self.dropout <= 1, "a probability in 0..1")
+        self._check("val_fraction", 0 <= self.val_fraction < 1, "in 0..1, less than 1")
+        self._check("seed", self.seed < 2**32, "less than 2**32")
+        self._check("steps", self.steps or self.epochs, "above 0 where epochs is 0")
+
+    def _check(self, name: str, ok: Any, expected: str) -> None:
+        if not ok:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} is {getattr(self, name)}, expected {expected}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CharConfig(TrainConfig):
+    """Character language model."""
+
+    tokens: Literal["characters", "bytes"] = "characters"  # UTF-8 text, or any file at all
+    embedding_size: int = 0  # width of a learned embedding; 0: one-hot
+    batches: Literal["next", "lesson"] = "next"  # lesson: a row's last target wraps to its first
+    preview_length: int = 200  # characters of sample text after each validation; 0: none
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("embedding_size", "preview_length"):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesConfig(TrainConfig):
+    """One-step prediction of a series. Without data: the lesson's sine, in its exact batches."""
+
+    target: str = ""  # column of the CSV file; may be left out where it has one numeric column
+
+    cell: Literal["lstm", "gru", "rnn"] = "rnn"  # kind of recurrent cell
+    hidden_size: int = 32  # H, units of a layer; 32 to 2048
+    batch_size: int = 1  # B, parallel streams
+    seq_len: int = 20  # T, steps of truncated backpropagation; 20 to 500
+    epochs: int = 1  # passes over the training part
+    steps: int = 0  # optimizer steps; above 0 it takes the place of epochs
+    lr: float = 0.01  # peak learning rate; 1e-4 to 1e-2
+    clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
+
+
+CONFIGS: dict[str, type[TrainConfig]] = {"char": CharConfig, "series": SeriesConfig}
+"""The options of each task, by its name."""
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    flag = name.replace("_", "-")
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise InputError(f"--{flag} is {value!r}, expected one of {', '.join(choices)}")
+        return
+    accepted = (int, float) if hint is float else hint
+    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, accepted):
+        raise InputError(f"--{flag} is {value!r}, expected a value of type {hint.__name__}")
+    if isinstance(value, float) and value != value:
+        raise InputError(f"--{flag} is nan, expected a number")
+
+
+def to_toml(task: str, config: TrainConfig) -> str:
+    """The configuration as a TOML text that ``from_toml`` takes."""
+    lines = [f'task = "{task}"']
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        text = repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+        lines.append(f"{field.name} = {text}")
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(path: str | Path) -> tuple[str, TrainConfig]:
+    """The task and configuration in a TOML file; what it leaves out has the task's default.
+
+    Raises InputError for a file that is missing, not TOML, or has an unknown key or a bad value.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"can't read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the configuration {path} is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"the configuration {path} is not TOML: {error}") from error
+    return from_values(values, str(path))
+
+
+def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:
+    """As ``from_toml``, of values already read; ``source`` names them in errors."""
+    values = dict(values)
+    task = values.pop("task", "char")
+    if task not in CONFIGS:
+        raise InputError(f"{source}: task is {task!r}, expected one of {', '.join(CONFIGS)}")
+    config_class = CONFIGS[task]
+    hints = typing.get_type_hints(config_class)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(
+            f"{source}: unknown {', '.join(unknown)}; the task {task!r} has {', '.join(hints)}"
+        )
+    try:
+        return task, config_class(**values)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None

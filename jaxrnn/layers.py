@@ -1,0 +1,640 @@
+"""Recurrent layers with torch.nn's constructors, shapes and numbers, as flax nnx modules.
+
+``RNN``, ``LSTM`` and ``GRU`` run whole sequences: stacked layers, both directions, projections,
+dropout between layers, variable lengths. ``RNNCell``, ``LSTMCell`` and ``GRUCell`` run one step.
+Parameters carry torch's names and shapes (``weight_ih_l0 (G*H, I)``, ...), so that conversion
+renames and never computes. Usage::
+
+    lstm = LSTM(input_size=10, hidden_size=20, num_layers=2, rngs=nnx.Rngs(0))
+    y, (h_n, c_n) = lstm(x)                      # x (T, B, 10), y (T, B, 20), h_n (2, B, 20)
+    y, (h_n, c_n) = lstm(x, (h_n, c_n), lengths=jnp.array([7, 5, 2]))
+"""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxrnn import recurrence
+from jaxrnn.cells import CELLS, Cell
+from jaxrnn.recurrence import Weights, state_dtype
+
+NONLINEARITIES = ("tanh", "relu")
+
+
+def _check_size(name: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}, expected an int")
+    if value < least:
+        raise ValueError(f"{name} is {value}, expected at least {least}")
+    return int(value)
+
+
+def _check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {value!r}, expected a bool")
+    return bool(value)
+
+
+def _check_dtype(name: str, dtype: DTypeLike) -> jnp.dtype:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} is {dtype!r}, expected a floating dtype, as jnp.float32")
+    dtype = jnp.dtype(dtype)
+    if dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{name} is float64, which JAX has switched off; "
+            "call jax.config.update('jax_enable_x64', True) first"
+        )
+    return dtype
+
+
+def _check_backend(backend: Any) -> str:
+    if backend != "auto" and backend not in recurrence.BACKENDS:
+        raise ValueError(
+            f"backend is {backend!r}, expected one of {['auto', *recurrence.BACKENDS]}"
+        )
+    return backend
+
+
+def _check_nonlinearity(nonlinearity: Any) -> str:
+    if nonlinearity not in NONLINEARITIES:
+        raise ValueError(f"nonlinearity is {nonlinearity!r}, expected one of {NONLINEARITIES}")
+    return nonlinearity
+
+
+def _as_floating(name: str, value: ArrayLike) -> jax.Array:
+    value = jnp.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating dtype")
+    return value
+
+
+def _check_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...], meaning: str) -> None:
+    if got != expected:
+        raise ValueError(f"{name} has shape {got}, expected {expected}: {meaning}")
+
+
+def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float, dtype: DTypeLike) -> nnx.Param:
+    return nnx.Param(jax.random.uniform(rngs.params(), shape, dtype, -bound, bound))
+
+
+def _input(
+    owner: str, x: ArrayLike, ndims: tuple[int, int], size: int, dtype: Any, param_dtype: Any
+) -> jax.Array:
+    """x as an array of the dtype to compute in, its dtype, rank and last dimension checked."""
+    x = _as_floating(f"{owner}: x", x)
+    if x.ndim not in ndims:
+        raise ValueError(
+            f"{owner}: x has shape {x.shape}, expected {ndims[1]} dimensions, or {ndims[0]} "
+            "without a batch"
+        )
+    if x.shape[-1] != size:
+        raise ValueError(
+            f"{owner}: x has shape {x.shape}, expected a last dimension of input_size={size}"
+        )
+    if dtype is None and x.dtype != param_dtype:
+        raise ValueError(
+            f"{owner}: x has dtype {x.dtype}, expected the parameters' {param_dtype}; cast x, or "
+            "construct the module with dtype=... to say in which dtype to compute"
+        )
+    return x.astype(dtype or param_dtype)
+
+
+def _state(owner: str, names: str, state: Any, shapes: list[tuple[int, ...]]) -> list[jax.Array]:
+    """The members of a state, counted, their dtypes and shapes checked."""
+    if len(shapes) == 1:
+        members = [state]
+    elif isinstance(state, (tuple, list)) and len(state) == len(shapes):
+        members = list(state)
+    else:
+        got = f"{len(state)} members" if isinstance(state, (tuple, list)) else type(state).__name__
+        raise TypeError(f"{owner}: state is {got}, expected a tuple {names}")
+    arrays = []
+    for name, member, shape in zip(names.strip("()").split(", "), members, shapes, strict=True):
+        member = _as_floating(f"{owner}: state {name}", member)
+        _check_shape(f"{owner}: state {name}", member.shape, shape, "as x and the sizes require")
+        arrays.append(member)
+    return arrays
+
+
+class _Recurrent(nnx.Module):
+    """Stacking, directions, dropout, layouts and checks, shared by RNN, LSTM and GRU.
+
+    Memory in training, floats: T*B*D*L*(G*H + 3*H), besides the inputs of each layer.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        backend: str,
+    ):
+        self.input_size = _check_size("input_size", input_size)
+        self.hidden_size = _check_size("hidden_size", hidden_size)
+        self.num_layers = _check_size("num_layers", num_layers)
+        self.bias = _check_bool("bias", bias)
+        self.batch_first = _check_bool("batch_first", batch_first)
+        if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real):
+            raise TypeError(f"dropout is {dropout!r}, expected a number in [0, 1]")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is {dropout}, expected a probability in [0, 1]")
+        self.dropout = float(dropout)
+        self.bidirectional = _check_bool("bidirectional", bidirectional)
+        self.proj_size = _check_size("proj_size", proj_size, least=0)
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size is {proj_size}, expected less than hidden_size={hidden_size}"
+            )
+        self.dtype = None if dtype is None else _check_dtype("dtype", dtype)
+        self.param_dtype = _check_dtype("param_dtype", param_dtype)
+        self.backend = _check_backend(backend)
+        if self.dropout > 0 and self.num_layers == 1:
+            warnings.warn(
+                f"dropout={dropout} has no effect with num_layers=1: it is applied after every "
+                "layer but the last",
+                stacklevel=3,
+            )
+        self.cell = cell
+        gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
+        for layer in range(self.num_layers):
+            layer_input = self.num_directions * self.output_size if layer else self.input_size
+            shapes = {
+                "weight_ih": (gate_size, layer_input),
+                "weight_hh": (gate_size, self.output_size),
+                "bias_ih": (gate_size,) if self.bias else None,
+                "bias_hh": (gate_size,) if self.bias else None,
+                "weight_hr": (self.proj_size, self.hidden_size) if self.proj_size else None,
+            }
+            for suffix in self._suffixes(layer):
+                for name, shape in shapes.items():
+                    if shape is not None:
+                        param = _uniform(rngs, shape, bound, self.param_dtype)
+                        setattr(self, f"{name}_{suffix}", param)
+        has_masks = self.dropout > 0 and self.num_layers > 1
+        self.dropout_layer = nnx.Dropout(self.dropout, rngs=rngs) if has_masks else None
+
+    @property
+    def num_directions(self) -> int:
+        """D: 2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """The size of h in one direction: P with a projection, else H."""
+        return self.proj_size or self.hidden_size
+
+    def _suffixes(self, layer: int) -> list[str]:
+        return [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
+
+    def _weights(self, suffix: str) -> Weights:
+        """One layer and direction's parameters, by torch's suffix ('l0', 'l0_reverse')."""
+
+        def get(name):
+            return getattr(self, f"{name}_{suffix}")[...]
+
+        return Weights(
+            weight_ih=get("weight_ih"),
+            weight_hh=get("weight_hh"),
+            bias_ih=get("bias_ih") if self.bias else None,
+            bias_hh=get("bias_hh") if self.bias else None,
+            weight_hr=get("weight_hr") if self.proj_size else None,
+        )
+
+    def initial_state(self, batch_size: int | None = None) -> Any:
+        """Zeros, as used where no state is given; without a batch where ``batch_size`` is None.
+
+        Returns h (D*L, B, P or H), or ``(h, c)`` with c (D*L, B, H) for an LSTM, in float32 or
+        wider.
+        """
+        lead = (self.num_directions * self.num_layers,)
+        lead += () if batch_size is None else (batch_size,)
+        sizes = (self.output_size, self.hidden_size)[: self.cell.num_states]
+        dtype = state_dtype(self.dtype or self.param_dtype)
+        members = tuple(jnp.zeros((*lead, size), dtype) for size in sizes)
+        return members if len(members) > 1 else members[0]
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """Run the whole sequence; the numbers and shapes are torch.nn's.
+
+        Args:
+            x: (T, B, I); (B, T, I) if ``batch_first``; (T, I) without a batch. T >= 1.
+            state: h (D*L, B, P or H), ``(h, c)`` for an LSTM, as returned; zeros if None.
+            lengths: (B,) ints, 1 <= length <= T, in any order: the semantics of torch's
+                PackedSequence. Outputs from a sequence's length on are zero, the last state is
+                the one at its length, the content of ``x`` there has no influence. Values are
+                checked where they are known; inside jit, outside 1..T, they act as clipped to
+                0..T.
+            resets: bools, (T, B) laid out as ``x``: True where a new episode begins. No state
+                passes that step in either direction; the new episode starts from zeros, also
+                where a ``state`` was given.
+            rngs: the source of dropout masks (stream 'dropout'), in place of the module's own.
+
+        Returns:
+            y (T, B, D*P or D*H), laid out as ``x``, and the last state, like ``state``. States
+            are float32 at least, also where ``dtype`` is narrower.
+
+        Raises:
+            ValueError, TypeError: naming the argument, what it is and what it must be.
+        """
+        owner = type(self).__name__
+        x = _input(owner, x, (2, 3), self.input_size, self.dtype, self.param_dtype)
+        batched = x.ndim == 3
+        time_axis = 1 if batched and self.batch_first else 0
+        lead = x.shape[:-1]
+        num_steps = x.shape[time_axis]
+        if num_steps == 0:
+            raise ValueError(f"{owner}: x has shape {x.shape}, expected at least one time step")
+        batch: tuple[int, ...] = (x.shape[1 - time_axis],) if batched else ()
+
+        if state is None:
+            state = self.initial_state(*batch)
+            members = list(state) if self.cell.num_states > 1 else [state]
+        else:
+            layers = self.num_directions * self.num_layers
+            sizes = (self.output_size, self.hidden_size)[: self.cell.num_states]
+            shapes = [(layers, *batch, size) for size in sizes]
+            names = "(h, c)" if self.cell.num_states > 1 else "h"
+            members = _state(owner, names, state, shapes)
+        if lengths is not None:
+            lengths = self._check_lengths(owner, lengths, batch, num_steps)
+        if resets is not None:
+            resets = jnp.asarray(resets)
+            if resets.dtype != jnp.bool_:
+                raise TypeError(f"{owner}: resets has dtype {resets.dtype}, expected bool")
+            _check_shape(f"{owner}: resets", resets.shape, lead, "one bool a step and sequence")
+
+        if not batched:
+            x, members = x[:, None], [m[:, None] for m in members]
+            lengths = None if lengths is None else lengths[None]
+            resets = None if resets is None else resets[:, None]
+        elif self.batch_first:
+            x = x.swapaxes(0, 1)
+            resets = None if resets is None else resets.swapaxes(0, 1)
+
+        y, members = self._run(x, members, lengths, resets, rngs)
+
+        if not batched:
+            y, members = y[:, 0], [m[:, 0] for m in members]
+        elif self.batch_first:
+            y = y.swapaxes(0, 1)
+        return y, tuple(members) if len(members) > 1 else members[0]
+
+    def _check_lengths(self, owner, lengths, batch, num_steps) -> jax.Array:
+        known = not isinstance(lengths, Tracer)
+        array = np.asarray(lengths) if known else lengths
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise TypeError(f"{owner}: lengths has dtype {array.dtype}, expected integers")
+        _check_shape(f"{owner}: lengths", array.shape, batch, "one length a sequence")
+        if known and array.size and (array.min() < 1 or array.max() > num_steps):
+            bad = array.min() if array.min() < 1 else array.max()
+            raise ValueError(f"{owner}: lengths holds {bad}, expected 1 <= length <= T={num_steps}")
+        return jnp.asarray(lengths)
+
+    def _run(self, x, members, lengths, resets, rngs) -> tuple[jax.Array, list[jax.Array]]:
+        """All layers, batched and time-major."""
+        index, last = 0, []
+        for layer in range(self.num_layers):
+            if layer and self.dropout_layer is not None:
+                x = self.dropout_layer(x, rngs=rngs)
+            outputs = []
+            for reverse, suffix in enumerate(self._suffixes(layer)):
+                y, state = recurrence.run(
+                    self.cell,
+                    self._weights(suffix),
+                    x,
+                    tuple(m[index] for m in members),
+                    lengths=lengths,
+                    resets=resets,
+                    reverse=bool(reverse),
+                    backend=self.backend,
+                )
+                outputs.append(y)
+                last.append(state)
+                index += 1
+            x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+        return x, [jnp.stack(s) for s in zip(*last, strict=True)]
+
+
+class RNN(_Recurrent):
+    """Elman network, ``h' = act(W_ih x + b_ih + W_hh h + b_hh)``, as ``torch.nn.RNN``.
+
+    Args are torch's, in torch's order, then by keyword: ``rngs`` (streams 'params' and, with
+    dropout, 'dropout'), ``dtype`` (computes in it; None: in ``param_dtype``, which x then must
+    have), ``param_dtype``, ``backend`` ('auto', or a name in ``jaxrnn.recurrence.BACKENDS``).
+    Every parameter starts as U(-1/sqrt(H), 1/sqrt(H)).
+
+    Raises:
+        ValueError, TypeError: naming the argument, what it is and what it must be.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
+    ):
+        _no_projection("RNN", proj_size)
+        self.nonlinearity = _check_nonlinearity(nonlinearity)
+        super().__init__(
+            CELLS[f"rnn_{nonlinearity}"],
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            rngs,
+            dtype,
+            param_dtype,
+            backend,
+        )
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory, as ``torch.nn.LSTM``; with ``proj_size``, LSTMP (arXiv 1402.1128).
+
+    Gates i, f, g, o: ``c' = f * c + i * g``, ``h' = o * tanh(c')``, then ``W_hr h'`` where
+    ``proj_size > 0``. Arguments and errors as in ``RNN``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
+    ):
+        super().__init__(
+            CELLS["lstm"],
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            rngs,
+            dtype,
+            param_dtype,
+            backend,
+        )
+
+
+class GRU(_Recurrent):
+    """Gated recurrent unit, reset-after, as ``torch.nn.GRU``.
+
+    Gates r, z, n: ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, ``h' = (1 - z) n + z h``.
+    Arguments and errors as in ``RNN``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
+    ):
+        _no_projection("GRU", proj_size)
+        super().__init__(
+            CELLS["gru"],
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            rngs,
+            dtype,
+            param_dtype,
+            backend,
+        )
+
+
+def _no_projection(owner: str, proj_size: Any) -> None:
+    if proj_size != 0:
+        raise ValueError(f"{owner}: proj_size is {proj_size!r}, expected 0: only LSTM projects")
+
+
+class _Cell(nnx.Module):
+    """One step, shared by RNNCell, LSTMCell and GRUCell."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        backend: str,
+    ):
+        self.input_size = _check_size("input_size", input_size)
+        self.hidden_size = _check_size("hidden_size", hidden_size)
+        self.bias = _check_bool("bias", bias)
+        self.dtype = None if dtype is None else _check_dtype("dtype", dtype)
+        self.param_dtype = _check_dtype("param_dtype", param_dtype)
+        self.backend = _check_backend(backend)
+        self.cell = cell
+        gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
+        self.weight_ih = _uniform(rngs, (gate_size, self.input_size), bound, self.param_dtype)
+        self.weight_hh = _uniform(rngs, (gate_size, self.hidden_size), bound, self.param_dtype)
+        self.bias_ih = _uniform(rngs, (gate_size,), bound, self.param_dtype) if bias else None
+        self.bias_hh = _uniform(rngs, (gate_size,), bound, self.param_dtype) if bias else None
+
+    def __call__(self, x: ArrayLike, state: Any = None) -> Any:
+        """One step: x (B, I) or (I,), state h (B, H) or (H,), ``(h, c)`` for an LSTMCell.
+
+        Returns the next state, float32 at least; zeros stand for a state that is None.
+        """
+        owner = type(self).__name__
+        x = _input(owner, x, (1, 2), self.input_size, self.dtype, self.param_dtype)
+        batched, num_states = x.ndim == 2, self.cell.num_states
+        shape = (*x.shape[:-1], self.hidden_size)
+        if state is None:
+            members = [jnp.zeros(shape, state_dtype(x.dtype))] * num_states
+        else:
+            names = "(h, c)" if num_states > 1 else "h"
+            members = _state(owner, names, state, [shape] * num_states)
+        if not batched:
+            x, members = x[None], [m[None] for m in members]
+        weights = Weights(
+            self.weight_ih[...],
+            self.weight_hh[...],
+            None if self.bias_ih is None else self.bias_ih[...],
+            None if self.bias_hh is None else self.bias_hh[...],
+        )
+        _, new = recurrence.run(self.cell, weights, x[None], tuple(members), backend=self.backend)
+        if not batched:
+            new = tuple(m[0] for m in new)
+        return new if num_states > 1 else new[0]
+
+
+class RNNCell(_Cell):
+    """One step of ``RNN``, as ``torch.nn.RNNCell``."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
+    ):
+        self.nonlinearity = _check_nonlinearity(nonlinearity)
+        cell = CELLS[f"rnn_{nonlinearity}"]
+        super().__init__(cell, input_size, hidden_size, bias, rngs, dtype, param_dtype, backend)
+
+
+class LSTMCell(_Cell):
+    """One step of ``LSTM``, as ``torch.nn.LSTMCell``; returns ``(h, c)``."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
+    ):
+        cell = CELLS["lstm"]
+        super().__init__(cell, input_size, hidden_size, bias, rngs, dtype, param_dtype, backend)
+
+
+class GRUCell(_Cell):
+    """One step of ``GRU``, as ``torch.nn.GRUCell``."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
+    ):
+        cell = CELLS["gru"]
+        super().__init__(cell, input_size, hidden_size, bias, rngs, dtype, param_dtype, backend)
+
+
+class Linear(nnx.Module):
+    """``y = W x + b`` with ``weight (out, in)`` and ``bias (out,)``, as ``torch.nn.Linear``.
+
+    ``nnx.Linear`` stores the transposed kernel, which a conversion would have to compute with.
+    Both parameters start as U(-1/sqrt(in), 1/sqrt(in)).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        bound = _check_size("in_features", in_features) ** -0.5
+        shape = (_check_size("out_features", out_features), in_features)
+        self.dtype = None if dtype is None else _check_dtype("dtype", dtype)
+        self.param_dtype = _check_dtype("param_dtype", param_dtype)
+        self.weight = _uniform(rngs, shape, bound, self.param_dtype)
+        self.bias = _uniform(rngs, shape[:1], bound, self.param_dtype) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x (..., in) -> (..., out), accumulated and returned in float32 at least."""
+        dtype = self.dtype or self.param_dtype
+        y = recurrence.matmul(x.astype(dtype), self.weight[...].astype(dtype).T)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+class Embedding(nnx.Module):
+    """A row of ``weight (num_embeddings, dim)`` for each id, as ``torch.nn.Embedding``: N(0, 1)."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        shape = (
+            _check_size("num_embeddings", num_embeddings),
+            _check_size("embedding_dim", embedding_dim),
+        )
+        dtype = _check_dtype("param_dtype", param_dtype)
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, dtype))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """ids (...) -> (..., embedding_dim)."""
+        return self.weight[...][ids]

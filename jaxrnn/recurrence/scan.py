@@ -1,0 +1,248 @@
+"""``lax.scan`` with a derivative written by hand: the default on every device.
+
+What it does that plain autodiff of a scan does not:
+
+* The input projection is one matmul over all steps, before the loop; ``dx`` and every weight's
+  gradient are one matmul each over all steps, after the backward loop, which carries ``dh`` and
+  ``dc`` only.
+* All gates of an LSTM go through **one** tanh, ``sigmoid(a) = tanh(a / 2) / 2 + 1 / 2``: XLA's CPU
+  code fuses split gates into their consumers and computes them again for each.
+* Activations are saved, never recomputed: G*H + H values a step and sequence.
+
+The forward and backward loops are themselves plain JAX, so derivatives of derivatives work in
+reverse mode; pure forward mode needs the reference backend.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxrnn.cells import Cell, State
+from jaxrnn.recurrence.types import Backend, Spec, Weights, matmul, state_dtype, where
+
+
+def supports(spec: Spec) -> str | None:
+    """Every cell of ``CELLS``: see ``Backend``."""
+    if spec.cell.name not in _STEPS:
+        return f"it has no hand-written derivative for the cell {spec.cell.name!r}"
+    return None
+
+
+def _sigmoid(a: Array) -> Array:
+    return jnp.tanh(a * 0.5) * 0.5 + 0.5
+
+
+def _lstm_forward(gates_x, gates_h, state):
+    _, c = state
+    hidden_size = c.shape[-1]
+    # tanh(a * slope) * slope + offset: sigmoid for i, f, o and tanh for g.
+    slope = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], c.dtype), hidden_size)[None]
+    offset = np.repeat(np.array([0.5, 0.5, 0.0, 0.5], c.dtype), hidden_size)[None]
+    gates = jnp.tanh((gates_x + gates_h) * slope) * slope + offset
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    c = f * c + i * g
+    return (o * jnp.tanh(c), c), (gates,)
+
+
+def _lstm_backward(residuals, state_in, state_out, dstate):
+    (gates,), (_, c_in), (_, c) = residuals, state_in, state_out
+    dh, dc = dstate
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    tanh_c = jnp.tanh(c)
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    di, df, dg, do = dc * g, dc * c_in, dc * i, dh * tanh_c
+    dgates = jnp.concatenate(
+        [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], axis=-1
+    )
+    return dgates, dgates, (None, dc * f)
+
+
+def _gru_forward(gates_x, gates_h, state):
+    (h,) = state
+    hidden_size = h.shape[-1]
+    split = 2 * hidden_size
+    rz = _sigmoid(gates_x[:, :split] + gates_h[:, :split])
+    r, z = jnp.split(rz, 2, axis=-1)
+    n_h = gates_h[:, split:]
+    n = jnp.tanh(gates_x[:, split:] + r * n_h)
+    return (n + z * (h - n),), (rz, n, n_h)
+
+
+def _gru_backward(residuals, state_in, state_out, dstate):
+    (rz, n, n_h), (h_in,), (dh,) = residuals, state_in, dstate
+    r, z = jnp.split(rz, 2, axis=-1)
+    dn = dh * (1 - z) * (1 - n * n)
+    dr = dn * n_h * r * (1 - r)
+    dz = dh * (h_in - n) * z * (1 - z)
+    dgates_x = jnp.concatenate([dr, dz, dn], axis=-1)
+    dgates_h = jnp.concatenate([dr, dz, dn * r], axis=-1)
+    return dgates_x, dgates_h, (dh * z,)
+
+
+def _rnn_tanh_forward(gates_x, gates_h, state):
+    return (jnp.tanh(gates_x + gates_h),), ()
+
+
+def _rnn_tanh_backward(residuals, state_in, state_out, dstate):
+    (h,), (dh,) = state_out, dstate
+    dgates = dh * (1 - h * h)
+    return dgates, dgates, (None,)
+
+
+def _rnn_relu_forward(gates_x, gates_h, state):
+    return (jax.nn.relu(gates_x + gates_h),), ()
+
+
+def _rnn_relu_backward(residuals, state_in, state_out, dstate):
+    (h,), (dh,) = state_out, dstate
+    dgates = jnp.where(h > 0, dh, 0)
+    return dgates, dgates, (None,)
+
+
+# forward(gates_x, gates_h, state) -> (next state, residuals)
+# backward(residuals, state before, state after, its gradient)
+#   -> (dgates_x, dgates_h, gradient of the state before other than through gates_h)
+_STEPS = {
+    "lstm": (_lstm_forward, _lstm_backward),
+    "gru": (_gru_forward, _gru_backward),
+    "rnn_tanh": (_rnn_tanh_forward, _rnn_tanh_backward),
+    "rnn_relu": (_rnn_relu_forward, _rnn_relu_backward),
+}
+
+
+def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, resets):
+    """Outputs, last state, and what the backward loop needs."""
+    dtype, wide = x.dtype, state_dtype(x.dtype)
+    forward, _ = _STEPS[cell_name]
+    weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
+    weight_hh = weight_hh.astype(dtype).T
+    weight_hr = None if weight_hr is None else weight_hr.astype(dtype).T
+    gates_x = matmul(x, weight_ih.astype(dtype).T)
+    bias_h = None
+    if bias_ih is not None and bias_hh is not None:
+        if cell_name == "gru":  # r scales W_hn h + b_hn: that bias can't join the input's
+            gates_x, bias_h = gates_x + bias_ih.astype(wide), bias_hh.astype(wide)
+        else:
+            gates_x = gates_x + (bias_ih + bias_hh).astype(wide)
+
+    def step(state, inputs):
+        gates_x, valid, reset = inputs
+        if reset is not None:
+            state = tuple(where(reset, jnp.zeros_like(s), s) for s in state)
+        gates_h = matmul(state[0].astype(dtype), weight_hh)
+        if bias_h is not None:
+            gates_h = gates_h + bias_h[None]
+        new, residuals = forward(gates_x, gates_h, state)
+        if weight_hr is not None:
+            new = (matmul(new[0].astype(dtype), weight_hr), *new[1:])
+        if valid is not None:
+            new = tuple(where(valid, n, s) for n, s in zip(new, state, strict=True))
+        return new, ((new[0].astype(dtype), *new[1:]), residuals)
+
+    last, (states, residuals) = jax.lax.scan(step, state, (gates_x, valid, resets), reverse=reverse)
+    return (states[0], last), (weights, x, state, valid, resets, states, residuals)
+
+
+def _backward(cell_name: str, reverse: bool, saved, grads):
+    weights, x, state, valid, resets, states, residuals = saved
+    dhs, dlast = grads
+    dtype, wide = x.dtype, state_dtype(x.dtype)
+    _, backward = _STEPS[cell_name]
+    weight_ih, weight_hh, bias_ih, _, weight_hr = weights
+    weight_hh = weight_hh.astype(dtype)
+    narrow_hr = None if weight_hr is None else weight_hr.astype(dtype)
+
+    def before(s0, s):
+        """The state before each step: the stacked states, shifted by one in running order."""
+        s0 = s0.astype(s.dtype)[None]
+        s = jnp.concatenate([s[1:], s0] if reverse else [s0, s[:-1]])
+        return s if resets is None else jnp.where(resets[..., None], jnp.zeros_like(s), s)
+
+    states_in = tuple(map(before, state, states))
+
+    def step(dstate, inputs):
+        dh_out, state_in, state_out, residuals, valid, reset = inputs
+        dstate = (dstate[0] + dh_out.astype(wide), *dstate[1:])
+        held = dstate
+        dh = dstate[0]
+        if narrow_hr is not None:
+            dstate = (matmul(dh.astype(dtype), narrow_hr), *dstate[1:])
+        wide_in = tuple(s.astype(wide) for s in state_in)
+        wide_out = tuple(s.astype(wide) for s in state_out)
+        dgates_x, dgates_h, direct = backward(residuals, wide_in, wide_out, dstate)
+        if valid is not None:
+            dgates_x, dgates_h, dh = (where(valid, d, 0.0) for d in (dgates_x, dgates_h, dh))
+        through = matmul(dgates_h.astype(dtype), weight_hh)
+        dstate = (through if direct[0] is None else through + direct[0], *direct[1:])
+        if valid is not None:
+            dstate = tuple(where(valid, n, s) for n, s in zip(dstate, held, strict=True))
+        if reset is not None:
+            dstate = tuple(where(reset, jnp.zeros_like(d), d) for d in dstate)
+        dgates = (dgates_x.astype(dtype), dgates_h.astype(dtype) if cell_name == "gru" else None)
+        return dstate, (*dgates, None if narrow_hr is None else dh.astype(dtype))
+
+    dstate, (dgates_x, dgates_h, dprojected) = jax.lax.scan(
+        step, dlast, (dhs, states_in, states, residuals, valid, resets), reverse=not reverse
+    )
+    dgates_h = dgates_x if dgates_h is None else dgates_h
+
+    def over_steps(a, b):
+        """sum over T and B of the outer product of a and b, in one matmul."""
+        contract = ((0, 1), (0, 1))
+        return jax.lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide)
+
+    def total(a):
+        return a.astype(wide).sum((0, 1))
+
+    dweight_hr = None
+    if weight_hr is not None:
+        gates, c = residuals[0], states[1]
+        before_projection = gates[..., -c.shape[-1] :] * jnp.tanh(c)
+        dweight_hr = over_steps(dprojected, before_projection.astype(dtype))
+    dweights = Weights(
+        over_steps(dgates_x, x),
+        over_steps(dgates_h, states_in[0]),
+        None if bias_ih is None else total(dgates_x),
+        None if bias_ih is None else total(dgates_h),
+        dweight_hr,
+    )
+    dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
+    dx = matmul(dgates_x, weight_ih.astype(dtype)).astype(dtype)
+    return dweights, dx, dstate, None, None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan(cell_name, reverse, weights, x, state, valid, resets):
+    return _forward(cell_name, reverse, weights, x, state, valid, resets)[0]
+
+
+_scan.defvjp(_forward, _backward)
+
+
+def run(
+    cell: Cell,
+    weights: Weights,
+    x: Float[Array, "T B I"],
+    state: State,
+    valid: Bool[Array, "T B"] | None,
+    resets: Bool[Array, "T B"] | None,
+    reverse: bool,
+) -> tuple[Float[Array, "T B P"], State]:
+    """See ``Backend``."""
+    try:
+        return _scan(cell.name, reverse, weights, x, state, valid, resets)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "backend 'scan' has a reverse-mode derivative only, and was differentiated in forward "
+            "mode (jvp, jacfwd, linearize); use backend='reference', which has both"
+        ) from error
+
+
+BACKEND = Backend("scan", run, supports)
