@@ -229,7 +229,7 @@ class _Recurrent(nnx.Module):
         sizes = (self.output_size, self.hidden_size)[: self.cell.num_states]
         dtype = state_dtype(self.dtype or self.param_dtype)
         members = tuple(jnp.zeros((*lead, size), dtype) for size in sizes)
-        return members if len(members) > 1 else members[0]
+        return members if self.cell.num_states > 1 else members[0]
 
     def __call__(
         self,
@@ -638,3 +638,7 @@ class Embedding(nnx.Module):
     def __call__(self, ids: jax.Array) -> jax.Array:
         """ids (...) -> (..., embedding_dim)."""
         return self.weight[...][ids]
+
+
+LAYERS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+"""The layers by the name of their cell, as options spell it."""

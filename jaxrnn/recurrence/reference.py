@@ -36,7 +36,7 @@ def run(
         wide = state_dtype(dtype)
         a, weight = a.astype(dtype).astype(wide), weight.astype(dtype).astype(wide)
         out = a @ weight.T
-        return out if bias is None else out + bias.astype(wide)
+        return out if bias is None else out + bias.astype(wide)[None]
 
     def step(state, inputs):
         x, valid, reset = inputs

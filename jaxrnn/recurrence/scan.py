@@ -126,9 +126,10 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, r
     bias_h = None
     if bias_ih is not None and bias_hh is not None:
         if cell_name == "gru":  # r scales W_hn h + b_hn: that bias can't join the input's
-            gates_x, bias_h = gates_x + bias_ih.astype(wide), bias_hh.astype(wide)
+            bias_x, bias_h = bias_ih.astype(wide), bias_hh.astype(wide)
         else:
-            gates_x = gates_x + (bias_ih + bias_hh).astype(wide)
+            bias_x = bias_ih.astype(wide) + bias_hh.astype(wide)
+        gates_x = gates_x + bias_x[None, None]
 
     def step(state, inputs):
         gates_x, valid, reset = inputs

@@ -1,0 +1,57 @@
+"""What the command lines share: one clear line and exit code 2 for bad input, the device."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jaxrnn.errors import InputError
+from jaxrnn.runs import Run
+
+
+def exit_code(main: Callable[[], int | None]) -> int:
+    """Run a command; bad input ends in one line on standard error and 2."""
+    try:
+        return main() or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, as head(1), has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def use_device(device: str, dtype: str = "float32") -> str:
+    """Choose where JAX computes, before its first operation; gives the device's name.
+
+    Raises InputError for a device that is not there.
+    """
+    import jax
+
+    if device != "auto":
+        jax.config.update("jax_platforms", device)
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    try:
+        found = jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device} can't be used here: {reason}") from None
+    return f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
+
+
+def open_model(path: str, checkpoint: str, device: str) -> tuple[Any, Any, Any, Run]:
+    """The task, evaluation skeleton, parameters and run of a run directory.
+
+    Raises InputError for what is not a whole run, or whose parameters don't fit its options.
+    """
+    run = Run.open(path)
+    use_device(device, run.config.dtype)
+
+    from jaxrnn.tasks import TASKS
+    from jaxrnn.training import load_model
+
+    task = TASKS[run.task].from_facts(run.config, run.facts)
+    return task, *load_model(task, run, checkpoint), run

@@ -1,0 +1,183 @@
+"""Character language model: one-hot or embedding, recurrent layers, dropout, linear decoder.
+
+The lesson's ``CharRNN`` (udacity/deep-learning-v2-pytorch, char-rnn) with a choice of cell. Usage::
+
+    model = CharLM(num_symbols=65, hidden_size=256, rngs=nnx.Rngs(0))
+    logits, state = model(ids)                                # ids (B, T), logits (B, T, V)
+    for chunk in generate(model, prime_ids, length=200, key=jax.random.key(0)):
+        print(vocabulary.decode(chunk), end="")
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.layers import LAYERS, Embedding, Linear
+from jaxrnn.models import Params, Skeleton, split
+
+CHUNK = 64  # symbols generated in one dispatch
+
+
+class CharLM(nnx.Module):
+    """Logits of the next symbol at every step.
+
+    Args:
+        num_symbols: V, the vocabulary's size.
+        cell: 'lstm', 'gru' or 'rnn'.
+        hidden_size, num_layers: of the recurrent layers.
+        dropout: probability between the layers and before the decoder, in training only.
+        embedding_size: width of a learned embedding; 0 for one-hot input.
+        rngs, dtype, param_dtype, backend: as in ``jaxrnn.LSTM``.
+    """
+
+    def __init__(
+        self,
+        num_symbols: int,
+        *,
+        cell: str = "lstm",
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        embedding_size: int = 0,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
+    ):
+        self.num_symbols = num_symbols
+        self.embedding = None
+        if embedding_size:
+            self.embedding = Embedding(
+                num_symbols, embedding_size, rngs=rngs, param_dtype=param_dtype
+            )
+        self.rnn = LAYERS[cell](
+            embedding_size or num_symbols,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            dropout=dropout if num_layers > 1 else 0.0,
+            rngs=rngs,
+            dtype=dtype or param_dtype,
+            param_dtype=param_dtype,
+            backend=backend,
+        )
+        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+        self.decoder = Linear(
+            hidden_size, num_symbols, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
+
+    def __call__(
+        self,
+        ids: Int[Array, "B T"],
+        state: Any = None,
+        *,
+        lengths: Int[Array, "B"] | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "B T V"], Any]:
+        """Logits (float32 at least) and the state to go on from; arguments as in ``jaxrnn.LSTM``.
+
+        An id outside 0..V-1 is an error of the caller that jitted code can't report: it reads as
+        zeros (one-hot) or as the nearest row (embedding).
+        """
+        if self.embedding is None:
+            x = jax.nn.one_hot(ids, self.num_symbols, dtype=self.rnn.dtype)
+        else:
+            x = self.embedding(ids)
+        y, state = self.rnn(x, state, lengths=lengths, rngs=rngs)
+        if self.dropout is not None:
+            y = self.dropout(y, rngs=rngs)
+        return self.decoder(y), state
+
+
+def next_symbol(
+    logits: Float[Array, "B V"],
+    uniform: Float[Array, "B"],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Int[Array, "B"]:
+    """Draw from softmax(logits / temperature), by inverse CDF from one uniform number a row.
+
+    ``temperature`` 0 takes the likeliest. ``top_k`` > 0 keeps the k likeliest; ``top_p`` < 1 then
+    keeps the fewest of the likeliest whose probabilities reach p (arXiv 1904.09751). The inverse
+    CDF makes a draw one comparison in any framework: the same numbers give the same text.
+    """
+    if temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        least = jnp.sort(logits, axis=-1)[:, -top_k, None]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    if top_p < 1:
+        descending = jnp.sort(probabilities, axis=-1)[:, ::-1]
+        before = jnp.cumsum(descending, axis=-1) - descending
+        least = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1)
+        probabilities = jnp.where(probabilities < least[:, None], 0, probabilities)
+    cdf = jnp.cumsum(probabilities, axis=-1)
+    chosen = (cdf <= (uniform.astype(cdf.dtype) * cdf[:, -1])[:, None]).sum(-1)
+    last = logits.shape[-1] - 1 - jnp.argmax(probabilities[:, ::-1] > 0, axis=-1)
+    return jnp.minimum(chosen, last)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(skeleton, params, ids):
+    """The logits after the prime, and the state."""
+    logits, state = skeleton.merge(params)(ids)
+    return logits[:, -1], state
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+def _write(skeleton, params, carry, key, start, temperature, top_k, top_p):
+    """CHUNK more symbols after the one whose logits ``carry`` holds."""
+    model = skeleton.merge(params)
+
+    def step(carry, position):
+        logits, state = carry
+        uniform = jax.random.uniform(jax.random.fold_in(key, position), logits.shape[:1])
+        ids = next_symbol(logits, uniform, temperature, top_k, top_p)
+        logits, state = model(ids[:, None], state)
+        return (logits[:, 0], state), ids
+
+    return jax.lax.scan(step, carry, start + jnp.arange(CHUNK))
+
+
+def generate(
+    model: CharLM | tuple[Skeleton[CharLM], Params],
+    prime: Int[np.ndarray, "P"],
+    *,
+    length: int,
+    key: Array,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Iterator[Int[np.ndarray, "C"]]:
+    """Go on from ``prime`` (at least one id) for ``length`` symbols, in arrays of up to CHUNK.
+
+    A scan on the device generates each array; the i-th symbol's uniform number comes from
+    ``fold_in(key, i)``, so that a longer text begins with the shorter one. Dropout is off.
+    """
+    if isinstance(model, CharLM):
+        was_training = model.dropout is not None and not model.dropout.deterministic
+        model.eval()
+        model_split = split(model)
+        if was_training:
+            model.train()
+    else:
+        model_split = model
+    skeleton, params = model_split
+    carry = _read(skeleton, params, jnp.asarray(prime, jnp.int32)[None])
+    for start in range(0, length, CHUNK):
+        carry, ids = _write(
+            skeleton, params, carry, key, start, float(temperature), int(top_k), float(top_p)
+        )
+        yield np.asarray(ids[: length - start, 0])

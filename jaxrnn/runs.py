@@ -1,0 +1,178 @@
+"""A run's directory: all that a training run leaves behind, and the only code that lays it out.
+
+    config.toml       every option, as ``--config`` takes it
+    run.json          format, task, facts pinned from the data (vocabulary, scaler), versions
+    metrics.jsonl     one JSON object a line: step, loss, grad_norm, lr, val_..., time_s
+    checkpoints/      last, previous and best .safetensors
+    loss.png, samples.txt, prediction.png: made from the above
+
+Usage::
+
+    run = Run.create(path, "char", config, facts)
+    run = Run.open(path)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jaxrnn import checkpoint
+from jaxrnn.config import TrainConfig, from_toml, to_toml
+from jaxrnn.errors import InputError
+from jaxrnn.version import __version__
+
+FORMAT = 1
+VOLATILE = ("time_s", "tokens_per_s")  # what differs between two equal runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An existing run directory."""
+
+    path: Path
+    task: str
+    config: TrainConfig
+    facts: dict[str, Any]
+
+    @classmethod
+    def create(cls, task: str, config: TrainConfig, facts: dict[str, Any]) -> Run:
+        """Make the directory that ``config.run`` names, or ``runs/TASK-DATE-TIME``.
+
+        Raises InputError for one that holds anything already, or can't be written.
+        """
+        path = Path(config.run or f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}")
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise InputError(
+                    f"--run {path} exists already; choose another, or go on with it by "
+                    f"--resume {path}"
+                )
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            run = cls(path, task, dataclasses.replace(config, run=str(path)), facts)
+            run.write_config(run.config)
+            about = {"format": FORMAT, "task": task, "facts": facts, **_provenance()}
+            text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+            checkpoint.write_atomically(path / "run.json", text.encode())
+        except OSError as error:
+            raise InputError(f"can't write the run directory {path}: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Read an existing one. Raises InputError for what is not a run directory."""
+        path = Path(path)
+        if not path.is_dir():
+            raise InputError(f"no run directory {path}")
+        try:
+            about = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            version, facts = about["format"], dict(about["facts"])
+        except FileNotFoundError:
+            raise InputError(f"{path} is not a run directory: it has no run.json") from None
+        except OSError as error:
+            raise InputError(f"can't read {path / 'run.json'}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path / 'run.json'} is damaged: {error!r}") from error
+        if version != FORMAT:
+            raise InputError(f"{path} has run format {version}, this version reads {FORMAT}")
+        task, config = from_toml(path / "config.toml")
+        return cls(path, task, dataclasses.replace(config, run=str(path)), facts)
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Record the options."""
+        checkpoint.write_atomically(self.path / "config.toml", to_toml(self.task, config).encode())
+
+    def checkpoint_path(self, name: str) -> Path:
+        """``last``, ``previous`` or ``best``."""
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def save(self, tree: Any, meta: dict[str, Any], best: bool = False) -> None:
+        """Save a checkpoint as the last one, keeping the one before; also as the best one.
+
+        The best goes first: a crash in between resumes before it, and finds the same best again.
+        """
+        if best:
+            checkpoint.save(self.checkpoint_path("best"), tree, meta)
+        last = self.checkpoint_path("last")
+        if last.exists():
+            last.replace(self.checkpoint_path("previous"))
+        checkpoint.save(last, tree, meta)
+
+    def load(self, like: Any) -> tuple[Any, dict[str, Any], str] | None:
+        """The newest whole checkpoint, its meta, and a remark; None where there is none yet.
+
+        Raises InputError where there are checkpoints, but none is whole.
+        """
+        errors = []
+        for name in ("last", "previous"):
+            path = self.checkpoint_path(name)
+            if not path.exists():
+                continue
+            try:
+                return *checkpoint.load(path, like), "; ".join(errors)
+            except InputError as error:
+                errors.append(str(error))
+        if errors:
+            raise InputError("; ".join(errors))
+        return None
+
+    def load_part(self, part: str, like: Any, name: str = "") -> Any:
+        """One part (``params``, ``carry``) of a checkpoint, with the structure of ``like``.
+
+        ``name``: 'best' or 'last'; empty: the best, or the last where nothing was validated.
+        """
+        if not name:
+            name = "best" if self.checkpoint_path("best").exists() else "last"
+        path = self.checkpoint_path(name)
+        if not path.exists():
+            raise InputError(f"{self.path} has no checkpoint {path.name!r} yet")
+        return checkpoint.load(path, {part: like}, partial=True)[0][part]
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a last line that a crash cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop what was recorded after ``step``: it will be run again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+        checkpoint.write_atomically(self.path / "metrics.jsonl", text.encode())
+
+
+def _provenance() -> dict[str, Any]:
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: metadata.version(name) for name in packages}
+    versions |= {"jaxrnn": __version__, "python": platform.python_version()}
+    return {
+        "versions": versions,
+        "revision": _revision(Path(__file__).parents[1]),
+        "command": sys.argv[1:],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _revision(checkout: Path) -> str | None:
+    """The git commit that this package runs from, if it runs from a checkout."""
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,198 @@
+"""Train a recurrent model: ``python -m jaxrnn.train [TASK] [OPTIONS]``.
+
+Without arguments: a character model of the Python language reference, in about two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
+
+from jaxrnn import cli
+from jaxrnn.config import CONFIGS, TrainConfig, from_toml, to_toml
+from jaxrnn.errors import InputError
+from jaxrnn.runs import Run
+
+ABOUT = """Train a recurrent model. TASK is the first word: {tasks}; without it, char.
+
+{about}
+
+examples:
+  python -m jaxrnn.train                                   the built-in text, two minutes
+  python -m jaxrnn.train char --data book.txt --hidden-size 512 --num-layers 2 --dropout 0.5
+  python -m jaxrnn.train char --data any.bin --tokens bytes --steps 2000
+  python -m jaxrnn.train series                            the lesson's sine
+  python -m jaxrnn.train series --data file.csv --target price --epochs 50
+  python -m jaxrnn.train --resume runs/char-20250101-120000
+  python -m jaxrnn.train char --print-config > my.toml; python -m jaxrnn.train --config my.toml
+"""
+
+# What may differ from the run that is resumed: it changes when things happen, not what they are.
+RESUMABLE = {
+    *("run", "data", "epochs", "steps", "patience", "min_delta", "device", "preview_length"),
+    *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch"),
+}
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(Generic[Config]):
+    """A command line."""
+
+    options: OmitArgPrefixes[Config]
+    config_file: Annotated[str, tyro.conf.arg(name="config", metavar="FILE")] = ""
+    """TOML file of options, or the name of a preset; options given beside it go first"""
+    resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
+    """run directory to go on with, to the same bits as if it had never stopped"""
+    print_config: bool = False
+    """print the options as TOML and end"""
+    dry_run: bool = False
+    """show data, shapes, parameters and memory, take one step, write nothing"""
+
+
+def main() -> int:
+    """The command line; gives the exit code."""
+    return cli.exit_code(lambda: run_command(sys.argv[1:]))
+
+
+def run_command(argv: list[str]) -> int:
+    """Do what the arguments say; raises InputError."""
+    task_name, command, resumed = parse(argv)
+    if command.print_config:
+        print(to_toml(task_name, command.options), end="")
+        return 0
+    device = cli.use_device(command.options.device, command.options.dtype)
+
+    # After the device is chosen: importing these may start JAX.
+    from jaxrnn import report
+    from jaxrnn.progress import Display
+    from jaxrnn.tasks import TASKS
+    from jaxrnn.training import NotFiniteError, total_steps, train
+
+    console = report.console()
+    config = command.options
+    task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
+    if command.dry_run:
+        report.dry_run(console, task, data, config, device)
+        return 0
+    if resumed:
+        check_schedule(resumed.config, config, data)
+        resumed.write_config(config)
+        run = dataclasses.replace(resumed, config=config)
+    else:
+        run = Run.create(task_name, config, data.facts)
+    console.print(f"data    {data.summary}", markup=False)
+    console.print(f"run     {run.path}, {total_steps(run.config, data):,} steps on {device}")
+    stop = StopSignals()
+    try:
+        outcome = train(
+            task,
+            data,
+            run,
+            display=Display(console, report.UNITS[task_name]),
+            stop_requested=stop.requested,
+        )
+    except NotFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report.outcome(console, task, run, outcome)
+    return stop.exit_code()
+
+
+def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:
+    """The task, the options, and the run to resume; exits for --help and unknown options."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", default="")
+    first.add_argument("--resume", default="")
+    named = argv[0] if argv and not argv[0].startswith("-") else ""
+    if named and named not in CONFIGS:
+        raise InputError(f"unknown task {named!r}, expected one of {', '.join(CONFIGS)}")
+    arguments = argv[1:] if named else argv
+    known, _ = first.parse_known_args(arguments)
+    if known.config and known.resume:
+        raise InputError("--config and --resume exclude each other: a run has its own options")
+
+    resumed = Run.open(known.resume) if known.resume else None
+    task_name, base = named or "char", None
+    if resumed:
+        task_name, base = resumed.task, resumed.config
+    elif known.config:
+        task_name, base = from_toml(known.config)
+    if named and named != task_name:
+        source = known.resume or known.config
+        raise InputError(f"the task is {named!r}, but {source} is of the task {task_name!r}")
+
+    config_class = CONFIGS[task_name]
+    command: Command[Any] = tyro.cli(
+        Command[config_class],
+        args=arguments,
+        prog=f"python -m jaxrnn.train {named or '[TASK]'}",
+        description=ABOUT.format(tasks=", ".join(CONFIGS), about=config_class.__doc__),
+        default=Command(base or config_class()),
+        config=(FlagCreatePairsOff,),
+    )
+    if resumed:
+        check_resumed(resumed, command.options)
+    return task_name, command, resumed
+
+
+def check_resumed(run: Run, config: TrainConfig) -> None:
+    """Raise InputError where options differ from the run's that can't."""
+    changed = [
+        f"--{field.name.replace('_', '-')} is {getattr(config, field.name)!r}, "
+        f"the run has {getattr(run.config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name not in RESUMABLE
+        and getattr(config, field.name) != getattr(run.config, field.name)
+    ]
+    if changed:
+        raise InputError(
+            f"{run.path} was made by other options: {'; '.join(changed)}; leave them out, or start "
+            "a new run"
+        )
+
+
+def check_schedule(before: TrainConfig, now: TrainConfig, data: Any) -> None:
+    """Raise InputError where a run with a cosine schedule is made longer or shorter."""
+    from jaxrnn.training import total_steps
+
+    old, new = total_steps(before, data), total_steps(now, data)
+    if now.schedule == "cosine" and old != new:
+        raise InputError(
+            f"--steps and --epochs give {new} steps, the run's cosine schedule was laid out for "
+            f"{old}; leave them out, or start a new run"
+        )
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM ask for an end after a checkpoint; a second one ends at once."""
+
+    def __init__(self):
+        self._received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self._received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._received = number
+
+    def requested(self) -> str | None:
+        """The name of the signal that has come, if any."""
+        return None if self._received is None else signal.Signals(self._received).name
+
+    def exit_code(self) -> int:
+        """0, or 128 and the signal's number, as a shell has it."""
+        return 0 if self._received is None else 128 + self._received
+
+
+if __name__ == "__main__":
+    sys.exit(main())

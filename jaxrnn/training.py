@@ -1,0 +1,399 @@
+"""The training loop: state, jitted steps, validation, checkpoints; no arguments are parsed here.
+
+Everything is a pure function of the options and the step: batches of the step, random keys by
+``fold_in(key, step)``, the learning rate of the step. A checkpoint holds the state and the few
+sums that a line of metrics is made of, so that a run killed anywhere and resumed gives the same
+bits. Usage::
+
+    outcome = train(task, data, run, display=Display())
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxrnn import plots
+from jaxrnn.config import TrainConfig
+from jaxrnn.models import Params, Skeleton, split
+from jaxrnn.progress import Display
+from jaxrnn.runs import Run
+from jaxrnn.tasks import Data, HeldOut, Task
+
+EVAL_CHUNK = 256  # steps of validation in one dispatch
+PLOT_SECONDS = 30.0  # a new loss.png at most this often while training
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    step: Int[Array, ""]
+    params: Params
+    moments: Any  # the optimizer's
+    carry: Any  # the recurrent state at the end of the last batch
+
+
+class StepMetrics(NamedTuple):
+    """What a step reports; each of shape (K,) for K steps."""
+
+    loss: Float[Array, "K"]
+    grad_norm: Float[Array, "K"]
+    lr: Float[Array, "K"]
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop knows besides the state; saved with it."""
+
+    loss_sum: float = 0.0  # over the steps since the last line of metrics
+    loss_count: int = 0
+    best: float | None = None
+    best_step: int = 0
+    improved_on: float | None = None  # the last validation better than its like by min_delta
+    bad_validations: int = 0  # since then
+    time_s: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: 'done', 'early stop', or the name of the signal that stopped it."""
+
+    reason: str
+    step: int
+    progress: Progress
+    metrics: dict[str, Any]  # the last line
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or gradient was not finite; the message names the last good checkpoint."""
+
+
+def total_steps(config: TrainConfig, data: Data) -> int:
+    """Optimizer steps in the whole run."""
+    return config.steps or config.epochs * data.train.steps_per_epoch
+
+
+def learning_rate(config: TrainConfig, total: int) -> Callable[[Any], Array]:
+    """The rate of a step: a linear warm-up from lr / warmup_steps, then constant or half a cosine
+    down to ``lr_final`` at the last step (arXiv 1608.03983, without restarts).
+    """
+
+    def rate(step):
+        step = jnp.asarray(step, jnp.float32)
+        lr = jnp.float32(config.lr)
+        if config.schedule == "cosine":
+            share = (step - config.warmup_steps) / max(total - 1 - config.warmup_steps, 1)
+            cosine = (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1))) / 2
+            lr = config.lr_final + (lr - config.lr_final) * cosine
+        if config.warmup_steps:
+            lr = lr * jnp.minimum((step + 1) / config.warmup_steps, 1)
+        return lr
+
+    return rate
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """torch.optim's Adam, AdamW or SGD with momentum, up to the learning rate's factor."""
+    decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+    if config.optimizer == "sgd":
+        return optax.chain(*decay, optax.trace(config.momentum))
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    return optax.chain(adam, *decay) if config.optimizer == "adamw" else optax.chain(*decay, adam)
+
+
+def initial_state(task: Task, config: TrainConfig) -> tuple[Skeleton, Skeleton, TrainState]:
+    """The model to train, the same for evaluation, and the state before the first step."""
+    key = jax.random.key(config.seed)
+    model: Any = task.model(nnx.Rngs(jax.random.fold_in(key, 0)))
+    train_skeleton, params = split(model)
+    model.eval()
+    eval_skeleton, _ = split(model)
+    carry = model.rnn.initial_state(config.batch_size)
+    state = TrainState(jnp.int32(0), params, optimizer(config).init(params), carry)
+    return train_skeleton, eval_skeleton, state
+
+
+def steps_per_dispatch(config: TrainConfig, params: Params) -> int:
+    """How many steps one call to the device runs: more of them, the shorter they are."""
+    if config.steps_per_dispatch:
+        return config.steps_per_dispatch
+    size = sum(math.prod(p.shape) for p in params.values())
+    flops = 6 * size * config.batch_size * config.seq_len
+    return int(min(max(2e9 // flops, 1), 100))
+
+
+def make_step(
+    task: Task, skeleton: Skeleton, config: TrainConfig, total: int
+) -> jax.stages.Wrapped:
+    """``train_steps(state, inputs, targets, starts, count) -> (state, StepMetrics)``, jitted.
+
+    Arguments carry K batches; the first ``count`` of them are trained on. One compiled loop serves
+    every count, so that the same steps give the same bits however they are grouped. The state is
+    donated.
+    """
+    rate, transform = learning_rate(config, total), optimizer(config)
+    dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def loss_of(params, batch, carry, key):
+        inputs, targets = batch
+        rngs = nnx.Rngs(dropout=key)
+        return task.loss(skeleton.merge(params), inputs, targets, carry, rngs)
+
+    def train_step(state, inputs, targets, starts):
+        carry = jax.tree.map(lambda s: jnp.where(starts, jnp.zeros_like(s), s), state.carry)
+        key = jax.random.fold_in(dropout_key, state.step)
+        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, carry), grads = value_and_grad(state.params, (inputs, targets), carry, key)
+        grad_norm = optax.global_norm(grads)
+        if config.clip:  # torch.nn.utils.clip_grad_norm_'s formula
+            scale = jnp.minimum(config.clip / (grad_norm + 1e-6), 1)
+            grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+        updates, moments = transform.update(grads, state.moments, state.params)
+        lr = rate(state.step)
+        params = jax.tree.map(lambda p, u: p - lr.astype(p.dtype) * u, state.params, updates)
+        metrics = StepMetrics(loss, grad_norm, lr)
+        return TrainState(state.step + 1, params, moments, carry), metrics
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_steps(state, inputs, targets, starts, count):
+        def body(k, carried):
+            state, metrics = carried
+            state, new = train_step(state, inputs[k], targets[k], starts[k])
+            metrics = jax.tree.map(lambda m, v: m.at[k].set(v.astype(m.dtype)), metrics, new)
+            return state, metrics
+
+        blank = jnp.zeros(starts.shape, jnp.result_type(float))
+        return jax.lax.fori_loop(0, count, body, (state, StepMetrics(blank, blank, blank)))
+
+    return train_steps
+
+
+def stack_batches(data: Data, step: int, count: int, capacity: int) -> tuple[np.ndarray, ...]:
+    """``capacity`` batches from ``step`` on, in arrays; from ``count`` on they are not read."""
+    batches = [data.train.batch_at(step + k) for k in range(count)]
+    batches += [batches[-1]] * (capacity - count)
+    return tuple(np.stack(part) for part in zip(*batches, strict=True))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score(task, skeleton, params, carry, window):
+    return task.score(skeleton.merge(params), *window[:3], carry)
+
+
+def evaluate(
+    task: Task,
+    skeleton: Skeleton,
+    params: Params,
+    held_out: HeldOut,
+    num_streams: int = 1,
+    chunk_len: int = EVAL_CHUNK,
+    carry: Any = None,
+) -> dict[str, float]:
+    """The task's metrics over every counted position, the state carried, dropout off.
+
+    With ``num_streams`` > 1 the stream is cut and its parts run side by side, each warmed up on
+    ``chunk_len`` or more positions before it; 1 is the plain definition. ``carry`` is the state
+    that training ended with, for a stream that goes on from there; others start from zeros.
+    """
+    num_streams = max(1, min(num_streams, held_out.num_counted // (2 * chunk_len)))
+    longest = -(-len(held_out.inputs) // num_streams)
+    chunk_len = min(chunk_len, longest)
+    if not held_out.continues:
+        model: Any = skeleton.merge(params)
+        carry = model.rnn.initial_state(num_streams)
+    sums = []
+    for window in held_out.windows(num_streams, chunk_len):
+        part, carry = _score(task, skeleton, params, carry, window)
+        sums.append(part)
+    totals = {k: math.fsum(float(part[k]) for part in sums) for k in sums[0]}
+    return task.metrics(totals, held_out.num_counted)
+
+
+def load_model(task: Task, run: Run, checkpoint: str = "") -> tuple[Skeleton, Params]:
+    """A run's model for inference: its skeleton and the best, last or default parameters."""
+    _, skeleton, state = initial_state(task, run.config)
+    params = run.load_part("params", state.params, checkpoint)
+    return skeleton, jax.tree.map(jnp.array, params)
+
+
+def load_carry(task: Task, run: Run, checkpoint: str = "") -> Any:
+    """The recurrent state that a checkpoint's training was at."""
+    _, _, state = initial_state(task, run.config)
+    return jax.tree.map(jnp.array, run.load_part("carry", state.carry, checkpoint))
+
+
+def train(
+    task: Task,
+    data: Data,
+    run: Run,
+    *,
+    display: Display,
+    stop_requested: Callable[[], str | None] = lambda: None,
+) -> Outcome:
+    """Train to the end of the run, from its newest checkpoint where it has one.
+
+    ``stop_requested`` gives the name of a signal once one has come: the loop then saves and ends.
+
+    Raises NotFiniteError, and InputError for checkpoints that can't be read.
+    """
+    config, total = run.config, total_steps(run.config, data)
+    train_skeleton, eval_skeleton, state = initial_state(task, config)
+    progress = Progress()
+    if (restored := run.load(state)) is not None:
+        state, meta, remark = restored
+        progress = Progress(**meta["progress"])
+        if remark:
+            display.line(f"{remark}; going on from the checkpoint before it")
+    state = jax.tree.map(jnp.array, state)  # copies: the step donates what it is given
+    step = int(state.step)
+    run.cut_metrics(step)
+
+    train_steps = make_step(task, train_skeleton, config, total)
+    capacity = min(steps_per_dispatch(config, state.params), total)
+    every = _Every(config, data, total)
+    has_validation = data.held_out.num_counted > 0
+    tokens = config.batch_size * config.seq_len
+    line: dict[str, Any] = {}
+    saved_step, plotted = step, time.monotonic()
+    clock, clock_step = time.monotonic(), step  # of the last record
+
+    def record(first, count, metrics):
+        """Fetch a dispatched group's metrics, check them, and write the lines that are due."""
+        nonlocal line, clock, clock_step
+        now = time.monotonic()
+        speed = tokens * (first + count - clock_step) / max(now - clock, 1e-9)
+        progress.time_s += now - clock
+        clock, clock_step = now, first + count
+        fetched = (np.asarray(values)[:count] for values in metrics)
+        for last, (loss, norm, lr) in enumerate(zip(*fetched, strict=True), start=first + 1):
+            if not (np.isfinite(loss) and np.isfinite(norm)):
+                raise NotFiniteError(_not_finite(last, loss, norm, run))
+            progress.loss_sum += float(loss)
+            progress.loss_count += 1
+            display.update(last, float(loss), speed)
+            if last % every.log and last % every.evaluate and last != total:
+                continue
+            line = {
+                "step": last,
+                "epoch": round(last / data.train.steps_per_epoch, 4),
+                "loss": progress.loss_sum / progress.loss_count,
+                "grad_norm": float(norm),
+                "lr": float(lr),
+                "tokens_per_s": round(speed, 1),
+                "time_s": round(progress.time_s, 3),
+            }
+            progress.loss_sum, progress.loss_count = 0.0, 0
+            if has_validation and (last % every.evaluate == 0 or last == total):
+                line |= validate(last)
+            run.append_metrics(line)
+            display.log(line)
+
+    def validate(last):
+        """Validation metrics and a sample, for the line of metrics; keeps the best in mind."""
+        found: dict[str, Any] = evaluate(
+            task,
+            eval_skeleton,
+            state.params,
+            data.held_out,
+            config.eval_streams,
+            carry=state.carry,
+        )
+        value = found[task.monitor]
+        if progress.best is None or value < progress.best:
+            progress.best, progress.best_step = value, last
+        if progress.improved_on is None or value < progress.improved_on - config.min_delta:
+            progress.improved_on, progress.bad_validations = value, 0
+        else:
+            progress.bad_validations += 1
+        found = {f"val_{k}": v for k, v in found.items()}
+        found |= {f"naive_{k}": v for k, v in data.held_out.baseline.items()}
+        if sample := task.preview(eval_skeleton, state.params, last):
+            found["sample"] = sample
+        return found
+
+    def save():
+        nonlocal saved_step, plotted
+        meta = {"progress": dataclasses.asdict(progress), "step": step}
+        run.save(state, meta, best=progress.best_step == step and has_validation)
+        saved_step = step
+        if time.monotonic() - plotted > PLOT_SECONDS:
+            draw(run, task)
+            plotted = time.monotonic()
+
+    reason, pending = "done", None
+    display.start(step, total)
+    try:
+        while step < total:
+            if config.patience and progress.bad_validations >= config.patience:
+                reason = "early stop"
+                break
+            count = min(capacity, every.next_event(step) - step)
+            batches = stack_batches(data, step, count, capacity)
+            state, metrics = train_steps(state, *batches, count)
+            if pending:  # fetched only now, so that the device had work meanwhile
+                record(*pending)
+            pending = (step, count, metrics)
+            step += count
+            stop = stop_requested()
+            if stop or step == total or step % every.save == 0 or step % every.evaluate == 0:
+                record(*pending)
+                pending = None
+            if stop or step == total or step % every.save == 0:
+                save()
+            if stop and step < total:
+                reason = stop
+                break
+    finally:
+        display.stop()
+    if saved_step != step:
+        save()
+    draw(run, task)
+    if reason in ("done", "early stop"):
+        task.illustrate(eval_skeleton, state.params, state.carry, data, run.path)
+    return Outcome(reason, step, progress, line)
+
+
+class _Every:
+    """At which steps something is due; 0 in the options means what is sensible."""
+
+    def __init__(self, config: TrainConfig, data: Data, total: int):
+        self.total = total
+        self.log = config.log_every or max(1, total // 500)
+        self.evaluate = config.eval_every or data.train.steps_per_epoch
+        self.save = config.checkpoint_every or self.evaluate
+
+    def next_event(self, step: int) -> int:
+        """The first step after ``step`` at which the device must be waited for."""
+        periods = (self.evaluate, self.save)
+        return min(self.total, *((step // period + 1) * period for period in periods))
+
+
+def draw(run: Run, task: Task) -> None:
+    """``loss.png`` and ``samples.txt``, from the metrics so far."""
+    lines = run.metrics()
+    if not lines:
+        return
+    plots.loss(run.path / "loss.png", lines, task.monitor, run.path.name)
+    samples = [f"--- step {m['step']} ---\n{m['sample']}\n" for m in lines if "sample" in m]
+    if samples:
+        (run.path / "samples.txt").write_text("\n".join(samples), encoding="utf-8")
+
+
+def _not_finite(step: int, loss: float, norm: float, run: Run) -> str:
+    last = run.checkpoint_path("last")
+    kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was made yet"
+    return (
+        f"step {step}: the loss is {loss}, the gradient's norm {norm}; {kept}; lower --lr, set "
+        "--clip or --warmup-steps, or change --seed"
+    )
