@@ -12,7 +12,7 @@ from jaxrnn.runs import Run
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Run a command; bad input ends in one line on standard error and 2."""
+    """Run a command; bad input ends in one line on standard error and 2, a failing disk in 1."""
     try:
         return main() or 0
     except InputError as error:
@@ -21,6 +21,11 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of our output, as head(1), has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def use_device(device: str, dtype: str = "float32") -> str:
@@ -37,7 +42,7 @@ def use_device(device: str, dtype: str = "float32") -> str:
     try:
         found = jax.devices()
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(" (set JAX_")[0]
         raise InputError(f"--device {device} can't be used here: {reason}") from None
     return f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
 

@@ -37,7 +37,7 @@ class TrainConfig:
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # torch's defaults but for lr
     lr: float = 1e-3  # peak learning rate; 1e-4 to 1e-2
     momentum: float = 0.9  # of sgd
-    weight_decay: float = 0.0  # decoupled decay of adamw, added to the gradient of sgd
+    weight_decay: float = 0.0  # decoupled in adamw, added to the gradient in adam and sgd
     clip: float = 5.0  # largest norm of the whole gradient; 0: no clipping
     schedule: Literal["constant", "cosine"] = "constant"  # learning rate after the warm-up
     warmup_steps: int = 0  # steps in which the learning rate rises from 0

@@ -1,9 +1,10 @@
 """The one exception for what a user can put right."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Bad input: a file, an option, a run directory.
 
     Its message is one line that names the thing, what was got, what was expected and what to do;
-    the command lines print it and exit with code 2.
+    the command lines print it and exit with code 2. Not a ValueError: parsers of options catch
+    those.
     """

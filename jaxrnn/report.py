@@ -6,7 +6,7 @@ import math
 import time
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -68,7 +68,9 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
     console.print(parameter_table(state.params))
 
     started = time.perf_counter()
-    compiled = make_step(task, skeleton, config, total).lower(state, *batches, 1).compile()
+    compiled = (
+        make_step(task, skeleton, config, total).lower(state, *batches, np.int32(1)).compile()
+    )
     compile_s = time.perf_counter() - started
     memory = compiled.memory_analysis()
     sizes = {"parameters": state.params, "optimizer": state.moments, "carried state": state.carry}
@@ -80,7 +82,7 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
         console.print(f"memory  {size / 2**20:10.2f} MiB  {name}")
 
     started = time.perf_counter()
-    _, metrics = compiled(state, *batches, jnp.int32(1))
+    _, metrics = compiled(state, *batches, np.int32(1))
     loss, norm = float(metrics.loss[0]), float(metrics.grad_norm[0])
     step_ms = 1e3 * (time.perf_counter() - started)
     console.print(

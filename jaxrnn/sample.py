@@ -27,8 +27,8 @@ class SampleOptions:
 
     run: Annotated[str, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
     """run directory of the task char"""
-    prime: str = "\n"
-    """text to go on from; it is printed too"""
+    prime: str = ""
+    """text to go on from, printed too; empty: a line break"""
     length: int = 1000
     """symbols to generate"""
     temperature: float = 0.8
@@ -51,7 +51,6 @@ class SampleOptions:
             "top_k": (self.top_k >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
-            "prime": (self.prime != "", "at least one character"),
         }
         for name, (ok, expected) in checks.items():
             if not ok:
@@ -77,7 +76,7 @@ def run_command(argv: list[str]) -> int:
 
     chunks = generate(
         (skeleton, params),
-        task.vocabulary.encode(options.prime, "--prime"),
+        task.prime(options.prime),
         length=options.length,
         key=jax.random.key(options.seed),
         temperature=options.temperature,

@@ -213,16 +213,24 @@ class CharTask:
         perplexity = math.exp(nats) if nats < 700 else math.inf
         return {"nats": nats, "bits": nats / math.log(2), "perplexity": perplexity}
 
+    def prime(self, start: str) -> np.ndarray:
+        """Ids of the text to go on from; of a line break (or the first symbol) where it is empty.
+
+        Raises InputError for unknown characters.
+        """
+        symbols = self.vocabulary.symbols
+        line_break = "\n" if self.vocabulary.kind == "bytes" or "\n" in symbols else symbols[0]
+        return self.vocabulary.encode(start or line_break, "--prime")
+
     def preview(self, skeleton: Skeleton[CharLM], params: Params, step: int) -> str:
         """A sample of text after a line break, at temperature 0.8, the same for the same step."""
         length = self.config.preview_length
         if not length:
             return ""
-        symbols = self.vocabulary.symbols
-        start = "\n" if self.vocabulary.kind == "bytes" or "\n" in symbols else symbols[0]
         key = jax.random.fold_in(jax.random.key(self.config.seed), 2**31 + step)
-        prime = self.vocabulary.encode(start)
-        chunks = generate((skeleton, params), prime, length=length, key=key, temperature=0.8)
+        chunks = generate(
+            (skeleton, params), self.prime(""), length=length, key=key, temperature=0.8
+        )
         return self.vocabulary.decode(np.concatenate(list(chunks)))
 
     def illustrate(

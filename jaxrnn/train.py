@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
@@ -46,7 +47,7 @@ Config = TypeVar("Config", bound=TrainConfig)
 class Command(Generic[Config]):
     """A command line."""
 
-    options: OmitArgPrefixes[Config]
+    training: OmitArgPrefixes[Config]
     config_file: Annotated[str, tyro.conf.arg(name="config", metavar="FILE")] = ""
     """TOML file of options, or the name of a preset; options given beside it go first"""
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
@@ -66,9 +67,9 @@ def run_command(argv: list[str]) -> int:
     """Do what the arguments say; raises InputError."""
     task_name, command, resumed = parse(argv)
     if command.print_config:
-        print(to_toml(task_name, command.options), end="")
+        print(to_toml(task_name, command.training), end="")
         return 0
-    device = cli.use_device(command.options.device, command.options.dtype)
+    device = cli.use_device(command.training.device, command.training.dtype)
 
     # After the device is chosen: importing these may start JAX.
     from jaxrnn import report
@@ -77,7 +78,7 @@ def run_command(argv: list[str]) -> int:
     from jaxrnn.training import NotFiniteError, total_steps, train
 
     console = report.console()
-    config = command.options
+    config = command.training
     task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
@@ -124,7 +125,7 @@ def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:
     if resumed:
         task_name, base = resumed.task, resumed.config
     elif known.config:
-        task_name, base = from_toml(known.config)
+        task_name, base = from_toml(find_config(known.config))
     if named and named != task_name:
         source = known.resume or known.config
         raise InputError(f"the task is {named!r}, but {source} is of the task {task_name!r}")
@@ -139,8 +140,19 @@ def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:
         config=(FlagCreatePairsOff,),
     )
     if resumed:
-        check_resumed(resumed, command.options)
+        check_resumed(resumed, command.training)
     return task_name, command, resumed
+
+
+def find_config(name: str) -> Path:
+    """A file's path, or that of the preset with this name."""
+    path = Path(name)
+    presets = {p.stem: p for p in (Path(__file__).parent / "presets").glob("*.toml")}
+    if path.exists() or path.suffix or path.name != name:
+        return path
+    if name not in presets:
+        raise InputError(f"no file and no preset {name!r}; presets: {', '.join(sorted(presets))}")
+    return presets[name]
 
 
 def check_resumed(run: Run, config: TrainConfig) -> None:

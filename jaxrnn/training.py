@@ -188,7 +188,7 @@ def stack_batches(data: Data, step: int, count: int, capacity: int) -> tuple[np.
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score(task, skeleton, params, carry, window):
-    return task.score(skeleton.merge(params), *window[:3], carry)
+    return task.score(skeleton.merge(params), *window, carry)
 
 
 def evaluate(
@@ -209,11 +209,11 @@ def evaluate(
     num_streams = max(1, min(num_streams, held_out.num_counted // (2 * chunk_len)))
     longest = -(-len(held_out.inputs) // num_streams)
     chunk_len = min(chunk_len, longest)
-    if not held_out.continues:
-        model: Any = skeleton.merge(params)
-        carry = model.rnn.initial_state(num_streams)
+    model: Any = skeleton.merge(params)
     sums = []
     for window in held_out.windows(num_streams, chunk_len):
+        if not sums and not held_out.continues:
+            carry = model.rnn.initial_state(len(window.mask))
         part, carry = _score(task, skeleton, params, carry, window)
         sums.append(part)
     totals = {k: math.fsum(float(part[k]) for part in sums) for k in sums[0]}
@@ -265,17 +265,16 @@ def train(
     has_validation = data.held_out.num_counted > 0
     tokens = config.batch_size * config.seq_len
     line: dict[str, Any] = {}
-    saved_step, plotted = step, time.monotonic()
-    clock, clock_step = time.monotonic(), step  # of the last record
+    began = plotted = ready = time.monotonic()  # ready: when the device had nothing to do, or
+    time_before = progress.time_s  # the last group was done
 
     def record(first, count, metrics):
         """Fetch a dispatched group's metrics, check them, and write the lines that are due."""
-        nonlocal line, clock, clock_step
+        nonlocal line, ready
+        fetched = [np.asarray(values)[:count] for values in metrics]
         now = time.monotonic()
-        speed = tokens * (first + count - clock_step) / max(now - clock, 1e-9)
-        progress.time_s += now - clock
-        clock, clock_step = now, first + count
-        fetched = (np.asarray(values)[:count] for values in metrics)
+        speed = tokens * count / max(now - ready, 1e-9)
+        ready, progress.time_s = now, time_before + now - began
         for last, (loss, norm, lr) in enumerate(zip(*fetched, strict=True), start=first + 1):
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 raise NotFiniteError(_not_finite(last, loss, norm, run))
@@ -310,9 +309,10 @@ def train(
             carry=state.carry,
         )
         value = found[task.monitor]
-        if progress.best is None or value < progress.best:
+        if math.isfinite(value) and (progress.best is None or value < progress.best):
             progress.best, progress.best_step = value, last
-        if progress.improved_on is None or value < progress.improved_on - config.min_delta:
+        reference = progress.improved_on
+        if reference is None or value < reference - config.min_delta:
             progress.improved_on, progress.bad_validations = value, 0
         else:
             progress.bad_validations += 1
@@ -323,10 +323,9 @@ def train(
         return found
 
     def save():
-        nonlocal saved_step, plotted
+        nonlocal plotted
         meta = {"progress": dataclasses.asdict(progress), "step": step}
-        run.save(state, meta, best=progress.best_step == step and has_validation)
-        saved_step = step
+        run.save(state, meta, best=progress.best_step == step > 0)
         if time.monotonic() - plotted > PLOT_SECONDS:
             draw(run, task)
             plotted = time.monotonic()
@@ -340,7 +339,7 @@ def train(
                 break
             count = min(capacity, every.next_event(step) - step)
             batches = stack_batches(data, step, count, capacity)
-            state, metrics = train_steps(state, *batches, count)
+            state, metrics = train_steps(state, *batches, np.int32(count))
             if pending:  # fetched only now, so that the device had work meanwhile
                 record(*pending)
             pending = (step, count, metrics)
@@ -348,16 +347,14 @@ def train(
             stop = stop_requested()
             if stop or step == total or step % every.save == 0 or step % every.evaluate == 0:
                 record(*pending)
-                pending = None
-            if stop or step == total or step % every.save == 0:
-                save()
+                if stop or step == total or step % every.save == 0 or progress.best_step == step:
+                    save()
+                pending, ready = None, time.monotonic()
             if stop and step < total:
                 reason = stop
                 break
     finally:
         display.stop()
-    if saved_step != step:
-        save()
     draw(run, task)
     if reason in ("done", "early stop"):
         task.illustrate(eval_skeleton, state.params, state.carry, data, run.path)

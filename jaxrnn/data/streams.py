@@ -26,12 +26,11 @@ class Batch(NamedTuple):
 
 
 class Window(NamedTuple):
-    """As ``Batch``, for validation over R rows: only positions where ``mask`` count."""
+    """As ``Batch``, for validation over R rows: only positions where ``mask`` is True count."""
 
     inputs: Shaped[np.ndarray, "R C *features"]
     targets: Shaped[np.ndarray, "R C *more"]
     mask: Bool[np.ndarray, "R C"]
-    starts: np.bool_
 
 
 class Streams:
@@ -129,7 +128,7 @@ def windows(
     num_positions, num_counted = len(inputs), len(inputs) - counted_from
     if num_counted <= 0:
         return
-    segment_len = -(-num_counted // min(num_streams, num_counted))
+    segment_len = -(-num_counted // num_streams)
     num_rows = -(-num_counted // segment_len)
     segment_starts = counted_from + segment_len * np.arange(num_rows)[:, None]
     # No row has more before it than the last one: a longer context would only add padding.
@@ -141,12 +140,7 @@ def windows(
         positions = row_starts + columns
         real = (positions < num_positions) & (columns < width)
         mask = real & (positions >= segment_starts) & (positions < segment_starts + segment_len)
-        yield Window(
-            _take(inputs, positions, real),
-            _take(targets, positions, real),
-            mask,
-            np.bool_(first == 0),
-        )
+        yield Window(_take(inputs, positions, real), _take(targets, positions, real), mask)
 
 
 def _take(array: np.ndarray, positions: np.ndarray, real: np.ndarray) -> np.ndarray:

@@ -298,7 +298,7 @@ def default_text() -> str:
     Python to the next. Topics repeat each other: a paragraph of several lines is kept where it
     first stands, otherwise a good part of the validation text would have been trained on.
     Typographic quotes and dashes become ASCII, and the few characters that are still not ASCII
-    are dropped, so that the vocabulary is small and the same for all.
+    are dropped, so that the vocabulary is small.
 
     Raises InputError where Python comes without that module.
     """
