@@ -54,11 +54,10 @@ class CharLM(nnx.Module):
         backend: str = "auto",
     ):
         self.num_symbols = num_symbols
-        self.embedding = None
-        if embedding_size:
-            self.embedding = Embedding(
-                num_symbols, embedding_size, rngs=rngs, param_dtype=param_dtype
-            )
+        embedded = {"rngs": rngs, "param_dtype": param_dtype}
+        self.embedding = (
+            Embedding(num_symbols, embedding_size, **embedded) if embedding_size else None
+        )
         self.rnn = LAYERS[cell](
             embedding_size or num_symbols,
             hidden_size,

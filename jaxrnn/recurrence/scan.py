@@ -22,14 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxrnn.cells import Cell, State
+from jaxrnn.cells import CELLS, Cell, State
 from jaxrnn.recurrence.types import Backend, Spec, Weights, matmul, state_dtype, where
 
 
 def supports(spec: Spec) -> str | None:
-    """Every cell of ``CELLS``: see ``Backend``."""
-    if spec.cell.name not in _STEPS:
+    """Every cell of ``CELLS``, a projection for an LSTM only: see ``Backend``."""
+    if spec.cell != CELLS.get(spec.cell.name):  # a cell of one's own may bear a known name
         return f"it has no hand-written derivative for the cell {spec.cell.name!r}"
+    if spec.proj_size and spec.cell.name != "lstm":
+        return f"it has no derivative for a projection of the cell {spec.cell.name!r}"
     return None
 
 
