@@ -4,9 +4,27 @@ Dimension letters, used everywhere:
 
     B batch   T time     I input       H hidden   P projected (LSTM's proj_size)
     G gates   L layers   D directions  V vocabulary
+
+The names below are imported when first used, so that what needs no JAX (``jaxrnn.config``, a
+``--help``) does not wait for it.
 """
 
-from jaxrnn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxrnn.version import __version__
 
+if TYPE_CHECKING:
+    from jaxrnn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("jaxrnn.layers"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -236,7 +237,7 @@ class _Recurrent(nnx.Module):
         x: ArrayLike,
         state: Any = None,
         *,
-        lengths: ArrayLike | None = None,
+        lengths: ArrayLike | Sequence[int] | None = None,
         resets: ArrayLike | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> tuple[jax.Array, Any]:
@@ -608,13 +609,16 @@ class Linear(nnx.Module):
         self.dtype = None if dtype is None else _check_dtype("dtype", dtype)
         self.param_dtype = _check_dtype("param_dtype", param_dtype)
         self.weight = _uniform(rngs, shape, bound, self.param_dtype)
-        self.bias = _uniform(rngs, shape[:1], bound, self.param_dtype) if bias else None
+        has_bias = _check_bool("bias", bias)
+        self.bias = _uniform(rngs, shape[:1], bound, self.param_dtype) if has_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., in) -> (..., out), accumulated and returned in float32 at least."""
         dtype = self.dtype or self.param_dtype
         y = recurrence.matmul(x.astype(dtype), self.weight[...].astype(dtype).T)
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+        if self.bias is None:
+            return y
+        return y + jnp.broadcast_to(self.bias[...].astype(y.dtype), y.shape)
 
 
 class Embedding(nnx.Module):

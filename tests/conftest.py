@@ -16,6 +16,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_x64", True)
 
+import jaxtyping
 import pytest
 
 
@@ -29,3 +30,11 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if "gpu" in item.keywords and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="gpu: no accelerator here"))
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations aren't enforced, as for users: the exceptions that are left are our own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -7,6 +7,8 @@ multiplied and accumulated in float32.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -20,6 +22,7 @@ def supports(spec: Spec) -> str | None:
     return None
 
 
+@functools.partial(jax.jit, static_argnames=("cell", "reverse"))  # eager calls compile once
 def run(
     cell: Cell,
     weights: Weights,

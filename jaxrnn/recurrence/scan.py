@@ -225,6 +225,7 @@ def _scan(cell_name, reverse, weights, x, state, valid, resets):
 
 
 _scan.defvjp(_forward, _backward)
+_compiled_scan = jax.jit(_scan, static_argnums=(0, 1))  # so that eager calls compile once
 
 
 def run(
@@ -238,7 +239,7 @@ def run(
 ) -> tuple[Float[Array, "T B P"], State]:
     """See ``Backend``."""
     try:
-        return _scan(cell.name, reverse, weights, x, state, valid, resets)
+        return _compiled_scan(cell.name, reverse, weights, x, state, valid, resets)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
