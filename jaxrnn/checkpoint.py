@@ -55,11 +55,15 @@ def _digest(arrays: dict[str, np.ndarray], meta: str) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path``'s content as a whole: a crash leaves the old or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 
@@ -75,7 +79,11 @@ def sync_directory(directory: Path) -> None:
 def save(path: Path, tree: Any, meta: dict[str, Any]) -> None:
     """Write a pytree of arrays and JSON-able ``meta``, atomically and durably."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {_name(key): np.asarray(jax.device_get(leaf)) for key, leaf in leaves}
+    # Safetensors writes the memory as it lies: arrays in another order would come out permuted.
+    arrays = {_name(key): np.asarray(jax.device_get(leaf), order="C") for key, leaf in leaves}
+    for name, array in arrays.items():
+        if array.dtype not in _DTYPES.values():
+            raise TypeError(f"{name} has dtype {array.dtype}, which a checkpoint can't hold")
     meta_json = json.dumps(meta, sort_keys=True)
     header = {"format": str(FORMAT), "meta": meta_json, "sha256": _digest(arrays, meta_json)}
     write_atomically(path, safetensors.numpy.save(arrays, metadata=header))

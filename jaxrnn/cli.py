@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
+
+import tyro
 
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
@@ -13,6 +17,9 @@ from jaxrnn.runs import Run
 
 def exit_code(main: Callable[[], int | None]) -> int:
     """Run a command; bad input ends in one line on standard error and 2, a failing disk in 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever its encoding can show
+            stream.reconfigure(errors="replace")
     try:
         return main() or 0
     except InputError as error:
@@ -26,6 +33,22 @@ def exit_code(main: Callable[[], int | None]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def parse(options: Any, **arguments: Any) -> Any:
+    """``tyro.cli``, whose complaints become an InputError of one line."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(options, **arguments)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        # A title, a rule, the message, a rule, advice.
+        lines = [line.strip(" \t│|╭╮╰╯") for line in box.getvalue().splitlines()]
+        rules = [k for k, line in enumerate(lines) if line and not line.strip("-─")]
+        message = lines[rules[0] + 1 : rules[1]] if len(rules) > 1 else lines
+        raise InputError(" ".join(" ".join(message).split()) + "; see --help") from None
 
 
 def use_device(device: str, dtype: str = "float32") -> str:
@@ -59,4 +82,5 @@ def open_model(path: str, checkpoint: str, device: str) -> tuple[Any, Any, Any, 
     from jaxrnn.training import load_model
 
     task = TASKS[run.task].from_facts(run.config, run.facts)
-    return task, *load_model(task, run, checkpoint), run
+    skeleton, params, _ = load_model(task, run, checkpoint)
+    return task, skeleton, params, run

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from jaxrnn.errors import InputError
 
+BACKENDS = ("scan", "reference")  # those of jaxrnn.recurrence; importing it would start JAX
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -69,7 +71,9 @@ class TrainConfig:
             *("steps_per_dispatch", "seed"),
         ):
             self._check(name, getattr(self, name) >= 0, "at least 0")
-        self._check("lr", 0 < self.lr < float("inf"), "above 0")
+        backends = ("auto", *BACKENDS)
+        self._check("backend", self.backend in backends, f"one of {', '.join(backends)}")
+        self._check("lr", 0 < self.lr < 3.4e38, "above 0")  # the largest float32
         self._check("dropout", 0 <= self.dropout <= 1, "a probability in 0..1")
         self._check("val_fraction", 0 <= self.val_fraction < 1, "in 0..1, less than 1")
         self._check("seed", self.seed < 2**32, "less than 2**32")
@@ -131,6 +135,13 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     accepted = (int, float) if hint is float else hint
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, accepted):
         raise InputError(f"--{flag} is {value!r}, expected a value of type {hint.__name__}")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"--{flag} is {value!r}, which is not UTF-8; rename the file"
+            ) from None
     if isinstance(value, float) and value != value:
         raise InputError(f"--{flag} is nan, expected a number")
 
@@ -140,9 +151,14 @@ def to_toml(task: str, config: TrainConfig) -> str:
     lines = [f'task = "{task}"']
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        text = repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+        text = repr(value) if isinstance(value, float) else _toml_value(value)
         lines.append(f"{field.name} = {text}")
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    # JSON leaves DEL as it is, which TOML has no place for.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def from_toml(path: str | Path) -> tuple[str, TrainConfig]:
@@ -165,7 +181,7 @@ def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:
     """As ``from_toml``, of values already read; ``source`` names them in errors."""
     values = dict(values)
     task = values.pop("task", "char")
-    if task not in CONFIGS:
+    if not isinstance(task, str) or task not in CONFIGS:
         raise InputError(f"{source}: task is {task!r}, expected one of {', '.join(CONFIGS)}")
     config_class = CONFIGS[task]
     hints = typing.get_type_hints(config_class)

@@ -48,7 +48,7 @@ def main() -> int:
 
 def run_command(argv: list[str]) -> int:
     """Do what the arguments say; raises InputError."""
-    options = tyro.cli(
+    options = cli.parse(
         EvaluateOptions,
         args=argv,
         prog="python -m jaxrnn.evaluate",

@@ -14,7 +14,7 @@ def _figure(title: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     return figure, axes
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxrnn.config import TrainConfig
 from jaxrnn.runs import Run
@@ -34,7 +35,7 @@ def metrics_table(rows: dict[str, dict[str, float]]) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     for label, metrics in rows.items():
-        table.add_row(label, *(f"{metrics[name]:.5g}" for name in names))
+        table.add_row(Text(label), *(f"{metrics[name]:.5g}" for name in names))
     return table
 
 
@@ -103,7 +104,10 @@ def outcome(console: Console, task: Task, run: Run, result: Outcome) -> None:
         )
         return
     if not line:
-        console.print(f"{run.path} is complete at step {result.step}; --steps or --epochs goes on")
+        console.print(
+            f"{run.path} is complete at step {result.step}; --steps or --epochs goes on",
+            markup=False,
+        )
         return
     if progress.best is not None:
         rows = {

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -40,7 +42,8 @@ class Run:
     path: Path
     task: str
     config: TrainConfig
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # the task's, pinned from the data
+    about: dict[str, Any]  # versions, git revision, command, time
 
     @classmethod
     def create(cls, task: str, config: TrainConfig, facts: dict[str, Any]) -> Run:
@@ -48,7 +51,7 @@ class Run:
 
         Raises InputError for one that holds anything already, or can't be written.
         """
-        path = Path(config.run or f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}")
+        path = Path(config.run or _free(f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}"))
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise InputError(
@@ -56,10 +59,13 @@ class Run:
                     f"--resume {path}"
                 )
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            run = cls(path, task, dataclasses.replace(config, run=str(path)), facts)
-            run.write_config(run.config)
-            about = {"format": FORMAT, "task": task, "facts": facts, **_provenance()}
-            text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+            about = _provenance()
+            data = config.data and str(Path(config.data).absolute())
+            config = dataclasses.replace(config, run=str(path), data=data)
+            run = cls(path, task, config, facts, about)
+            run.write_config(config)
+            content = {"format": FORMAT, "task": task, "facts": facts, "about": about}
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
             checkpoint.write_atomically(path / "run.json", text.encode())
         except OSError as error:
             raise InputError(f"can't write the run directory {path}: {error.strerror}") from error
@@ -72,8 +78,10 @@ class Run:
         if not path.is_dir():
             raise InputError(f"no run directory {path}")
         try:
-            about = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            version, facts = about["format"], dict(about["facts"])
+            content = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            version, facts, about = content["format"], content["facts"], content["about"]
+            if not (isinstance(facts, dict) and isinstance(about, dict)):
+                raise TypeError("facts and about must be objects")
         except FileNotFoundError:
             raise InputError(f"{path} is not a run directory: it has no run.json") from None
         except OSError as error:
@@ -83,7 +91,7 @@ class Run:
         if version != FORMAT:
             raise InputError(f"{path} has run format {version}, this version reads {FORMAT}")
         task, config = from_toml(path / "config.toml")
-        return cls(path, task, dataclasses.replace(config, run=str(path)), facts)
+        return cls(path, task, dataclasses.replace(config, run=str(path)), facts, about)
 
     def write_config(self, config: TrainConfig) -> None:
         """Record the options."""
@@ -100,9 +108,15 @@ class Run:
         """
         if best:
             checkpoint.save(self.checkpoint_path("best"), tree, meta)
-        last = self.checkpoint_path("last")
-        if last.exists():
-            last.replace(self.checkpoint_path("previous"))
+        last, previous = self.checkpoint_path("last"), self.checkpoint_path("previous")
+        if last.exists():  # a second name, so that at no moment there is no last one
+            beside = previous.with_name(f".{previous.name}.tmp")
+            beside.unlink(missing_ok=True)
+            try:
+                os.link(last, beside)
+            except OSError:  # a filesystem without links
+                shutil.copyfile(last, beside)
+            os.replace(beside, previous)
         checkpoint.save(last, tree, meta)
 
     def load(self, like: Any) -> tuple[Any, dict[str, Any], str] | None:
@@ -116,24 +130,29 @@ class Run:
             if not path.exists():
                 continue
             try:
-                return *checkpoint.load(path, like), "; ".join(errors)
+                tree, meta = checkpoint.load(path, like)
+                if errors:  # or the next save would put the damaged one in the whole one's place
+                    os.replace(self.checkpoint_path("last"), self.checkpoint_path("damaged"))
+                return tree, meta, "; ".join(errors)
             except InputError as error:
                 errors.append(str(error))
         if errors:
             raise InputError("; ".join(errors))
         return None
 
-    def load_part(self, part: str, like: Any, name: str = "") -> Any:
+    def load_part(self, part: str, like: Any, name: str = "") -> tuple[Any, dict[str, Any]]:
         """One part (``params``, ``carry``) of a checkpoint, with the structure of ``like``.
 
-        ``name``: 'best' or 'last'; empty: the best, or the last where nothing was validated.
+        ``name``: 'best' or 'last'; empty: the best, or the last where nothing was validated. Gives
+        the checkpoint's meta too, with its ``name`` in it.
         """
         if not name:
             name = "best" if self.checkpoint_path("best").exists() else "last"
         path = self.checkpoint_path(name)
         if not path.exists():
             raise InputError(f"{self.path} has no checkpoint {path.name!r} yet")
-        return checkpoint.load(path, {part: like}, partial=True)[0][part]
+        tree, meta = checkpoint.load(path, {part: like}, partial=True)
+        return tree[part], {**meta, "name": name}
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
@@ -153,6 +172,12 @@ class Run:
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         checkpoint.write_atomically(self.path / "metrics.jsonl", text.encode())
+
+
+def _free(path: str) -> str:
+    """The path, or with a number where another run has begun in the same second."""
+    numbered = (path, *(f"{path}-{k}" for k in range(2, 1000)))
+    return next(p for p in numbered if not Path(p).exists())
 
 
 def _provenance() -> dict[str, Any]:

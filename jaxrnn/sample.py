@@ -65,7 +65,7 @@ def main() -> int:
 
 def run_command(argv: list[str]) -> int:
     """Do what the arguments say; raises InputError."""
-    options = tyro.cli(SampleOptions, args=argv, prog="python -m jaxrnn.sample")
+    options = cli.parse(SampleOptions, args=argv, prog="python -m jaxrnn.sample")
     task, skeleton, params, _ = cli.open_model(options.run, options.checkpoint, options.device)
     if task.name != "char":
         raise InputError(f"{options.run} is of the task {task.name!r}, expected 'char'")

@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from jaxrnn.models.char_lm import CharLM, generate
 from jaxrnn.models.forecaster import Forecaster
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Training batches as a pure function of the step."""
 
@@ -78,6 +79,7 @@ class Data:
     summary: str  # one line for people
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the trainer, the sampler and the evaluator need of a task."""
 
@@ -133,11 +135,17 @@ def _digest(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def _fact(facts: dict[str, Any], name: str) -> Any:
+    if name not in facts:
+        raise InputError(f"run.json has no {name}: it is damaged or of another version")
+    return facts[name]
+
+
 def _pin(facts: dict[str, Any], pinned: dict[str, Any] | None, config: TrainConfig) -> None:
-    if pinned is not None and facts["digest"] != pinned["digest"]:
+    if pinned is not None and facts["digest"] != _fact(pinned, "digest"):
         source = config.data or "the built-in data"
         raise InputError(
-            f"{source} is not what the run was made with: give the same file with --data, or start "
+            f"{source} is not what the run was made with: put the same data back, or start "
             "a new run"
         )
 
@@ -155,7 +163,7 @@ class CharTask:
     @classmethod
     def from_facts(cls, config: CharConfig, facts: dict[str, Any]) -> CharTask:
         """The task of an existing run."""
-        return cls(config, text.Vocabulary.from_dict(facts["vocabulary"]))
+        return cls(config, text.Vocabulary.from_dict(_fact(facts, "vocabulary")))
 
     @classmethod
     def load(cls, config: CharConfig, facts: dict[str, Any] | None = None) -> tuple[CharTask, Data]:
@@ -167,7 +175,7 @@ class CharTask:
             config.batch_size,
             config.seq_len,
             config.val_fraction,
-            None if facts is None else text.Vocabulary.from_dict(facts["vocabulary"]),
+            None if facts is None else text.Vocabulary.from_dict(_fact(facts, "vocabulary")),
         )
         train_size, val_size = data.train.inputs.size, len(data.val_targets)
         found = {
@@ -210,7 +218,7 @@ class CharTask:
     def metrics(self, sums: dict[str, float], count: int) -> dict[str, float]:
         """Nats and bits a symbol, and perplexity."""
         nats = sums["nats"] / count
-        perplexity = math.exp(nats) if nats < 700 else math.inf
+        perplexity = math.exp(min(nats, 700))  # the largest that a float holds
         return {"nats": nats, "bits": nats / math.log(2), "perplexity": perplexity}
 
     def prime(self, start: str) -> np.ndarray:
@@ -257,7 +265,7 @@ class SeriesTask:
     @classmethod
     def from_facts(cls, config: SeriesConfig, facts: dict[str, Any]) -> SeriesTask:
         """The task of an existing run."""
-        return cls(config, series.Scaler.from_dict(facts["scaler"]), facts["target"])
+        return cls(config, series.Scaler.from_dict(_fact(facts, "scaler")), _fact(facts, "target"))
 
     @classmethod
     def load(
@@ -271,7 +279,7 @@ class SeriesTask:
                 config.batch_size,
                 config.seq_len,
                 config.val_fraction,
-                None if facts is None else series.Scaler.from_dict(facts["scaler"]),
+                None if facts is None else series.Scaler.from_dict(_fact(facts, "scaler")),
             )
         else:
             if config.batch_size != 1:
@@ -279,6 +287,13 @@ class SeriesTask:
                     f"--batch-size is {config.batch_size}, expected 1 for the built-in sine: its "
                     "batches are consecutive; give a file with --data for more streams"
                 )
+            for name in ("target", "val_fraction"):
+                given = getattr(config, name)
+                if given != getattr(SeriesConfig, name):
+                    flag = name.replace("_", "-")
+                    raise InputError(
+                        f"--{flag} is {given!r}: the built-in sine has none; add --data"
+                    )
             data = series.sine_data(config.seq_len)
         found = {
             "target": data.target,
@@ -340,6 +355,8 @@ class SeriesTask:
     ) -> None:
         """``prediction.png``: one-step predictions beside the series' last part, in its units."""
         held_out = data.held_out
+        if not held_out.num_counted:
+            return
         shown = slice(-min(len(held_out.inputs), 400), None)
         state = carry if held_out.continues else None
         prediction, _ = jax.jit(lambda params, x, state: skeleton.merge(params)(x, state))(

@@ -36,7 +36,7 @@ examples:
 
 # What may differ from the run that is resumed: it changes when things happen, not what they are.
 RESUMABLE = {
-    *("run", "data", "epochs", "steps", "patience", "min_delta", "device", "preview_length"),
+    *("data", "epochs", "steps", "patience", "min_delta", "device", "preview_length"),
     *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch"),
 }
 
@@ -85,12 +85,13 @@ def run_command(argv: list[str]) -> int:
         return 0
     if resumed:
         check_schedule(resumed.config, config, data)
-        resumed.write_config(config)
         run = dataclasses.replace(resumed, config=config)
     else:
         run = Run.create(task_name, config, data.facts)
     console.print(f"data    {data.summary}", markup=False)
-    console.print(f"run     {run.path}, {total_steps(run.config, data):,} steps on {device}")
+    console.print(
+        f"run     {run.path}, {total_steps(run.config, data):,} steps on {device}", markup=False
+    )
     stop = StopSignals()
     try:
         outcome = train(
@@ -104,19 +105,22 @@ def run_command(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report.outcome(console, task, run, outcome)
-    return stop.exit_code()
+    return 0 if outcome.reason in ("done", "early stop") else stop.exit_code()
 
 
 def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:
     """The task, the options, and the run to resume; exits for --help and unknown options."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", default="")
     first.add_argument("--resume", default="")
     named = argv[0] if argv and not argv[0].startswith("-") else ""
     if named and named not in CONFIGS:
         raise InputError(f"unknown task {named!r}, expected one of {', '.join(CONFIGS)}")
     arguments = argv[1:] if named else argv
-    known, _ = first.parse_known_args(arguments)
+    try:
+        known, _ = first.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
     if known.config and known.resume:
         raise InputError("--config and --resume exclude each other: a run has its own options")
 
@@ -131,7 +135,7 @@ def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:
         raise InputError(f"the task is {named!r}, but {source} is of the task {task_name!r}")
 
     config_class = CONFIGS[task_name]
-    command: Command[Any] = tyro.cli(
+    command: Command[Any] = cli.parse(
         Command[config_class],
         args=arguments,
         prog=f"python -m jaxrnn.train {named or '[TASK]'}",
@@ -157,6 +161,8 @@ def find_config(name: str) -> Path:
 
 def check_resumed(run: Run, config: TrainConfig) -> None:
     """Raise InputError where options differ from the run's that can't."""
+    if config.run != str(run.path):
+        raise InputError(f"--run is {config.run}, but --resume goes on in {run.path}; leave it out")
     changed = [
         f"--{field.name.replace('_', '-')} is {getattr(config, field.name)!r}, "
         f"the run has {getattr(run.config, field.name)!r}"
@@ -202,7 +208,7 @@ class StopSignals:
         return None if self._received is None else signal.Signals(self._received).name
 
     def exit_code(self) -> int:
-        """0, or 128 and the signal's number, as a shell has it."""
+        """128 and the signal's number, as a shell has it; 0 if none has come."""
         return 0 if self._received is None else 128 + self._received
 
 

@@ -155,7 +155,7 @@ def make_step(
         key = jax.random.fold_in(dropout_key, state.step)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, carry), grads = value_and_grad(state.params, (inputs, targets), carry, key)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         if config.clip:  # torch.nn.utils.clip_grad_norm_'s formula
             scale = jnp.minimum(config.clip / (grad_norm + 1e-6), 1)
             grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
@@ -207,6 +207,8 @@ def evaluate(
     that training ended with, for a stream that goes on from there; others start from zeros.
     """
     num_streams = max(1, min(num_streams, held_out.num_counted // (2 * chunk_len)))
+    if held_out.continues:  # the carried state is that of one stream
+        num_streams = 1
     longest = -(-len(held_out.inputs) // num_streams)
     chunk_len = min(chunk_len, longest)
     model: Any = skeleton.merge(params)
@@ -220,17 +222,19 @@ def evaluate(
     return task.metrics(totals, held_out.num_counted)
 
 
-def load_model(task: Task, run: Run, checkpoint: str = "") -> tuple[Skeleton, Params]:
-    """A run's model for inference: its skeleton and the best, last or default parameters."""
+def load_model(
+    task: Task, run: Run, checkpoint: str = ""
+) -> tuple[Skeleton, Params, dict[str, Any]]:
+    """A run's model for inference: its skeleton, the best, last or default parameters, the meta."""
     _, skeleton, state = initial_state(task, run.config)
-    params = run.load_part("params", state.params, checkpoint)
-    return skeleton, jax.tree.map(jnp.array, params)
+    params, meta = run.load_part("params", state.params, checkpoint)
+    return skeleton, jax.tree.map(jnp.array, params), meta
 
 
 def load_carry(task: Task, run: Run, checkpoint: str = "") -> Any:
     """The recurrent state that a checkpoint's training was at."""
     _, _, state = initial_state(task, run.config)
-    return jax.tree.map(jnp.array, run.load_part("carry", state.carry, checkpoint))
+    return jax.tree.map(jnp.array, run.load_part("carry", state.carry, checkpoint)[0])
 
 
 def train(
@@ -255,6 +259,7 @@ def train(
         progress = Progress(**meta["progress"])
         if remark:
             display.line(f"{remark}; going on from the checkpoint before it")
+    run.write_config(config)  # only now: a run that can't be resumed keeps its own
     state = jax.tree.map(jnp.array, state)  # copies: the step donates what it is given
     step = int(state.step)
     run.cut_metrics(step)
@@ -277,7 +282,8 @@ def train(
         ready, progress.time_s = now, time_before + now - began
         for last, (loss, norm, lr) in enumerate(zip(*fetched, strict=True), start=first + 1):
             if not (np.isfinite(loss) and np.isfinite(norm)):
-                raise NotFiniteError(_not_finite(last, loss, norm, run))
+                what = f"the loss is {loss}, the gradient's norm {norm}"
+                raise NotFiniteError(_not_finite(last, what, run))
             progress.loss_sum += float(loss)
             progress.loss_count += 1
             display.update(last, float(loss), speed)
@@ -309,7 +315,9 @@ def train(
             carry=state.carry,
         )
         value = found[task.monitor]
-        if math.isfinite(value) and (progress.best is None or value < progress.best):
+        if not math.isfinite(value):
+            raise NotFiniteError(_not_finite(last, f"the validation gives {value}", run))
+        if progress.best is None or value < progress.best:
             progress.best, progress.best_step = value, last
         reference = progress.improved_on
         if reference is None or value < reference - config.min_delta:
@@ -325,6 +333,12 @@ def train(
     def save():
         nonlocal plotted
         meta = {"progress": dataclasses.asdict(progress), "step": step}
+        # A finite loss is that of the parameters before the step's update.
+        broken = [k for k, p in state.params.items() if not np.isfinite(np.asarray(p)).all()]
+        if broken:
+            raise NotFiniteError(
+                _not_finite(step, f"after it {', '.join(broken)} is not finite", run)
+            )
         run.save(state, meta, best=progress.best_step == step > 0)
         if time.monotonic() - plotted > PLOT_SECONDS:
             draw(run, task)
@@ -347,7 +361,9 @@ def train(
             stop = stop_requested()
             if stop or step == total or step % every.save == 0 or step % every.evaluate == 0:
                 record(*pending)
-                if stop or step == total or step % every.save == 0 or progress.best_step == step:
+                enough = config.patience and progress.bad_validations >= config.patience
+                due = stop or enough or step == total or step % every.save == 0
+                if due or progress.best_step == step:
                     save()
                 pending, ready = None, time.monotonic()
             if stop and step < total:
@@ -387,10 +403,9 @@ def draw(run: Run, task: Task) -> None:
         (run.path / "samples.txt").write_text("\n".join(samples), encoding="utf-8")
 
 
-def _not_finite(step: int, loss: float, norm: float, run: Run) -> str:
+def _not_finite(step: int, what: str, run: Run) -> str:
     last = run.checkpoint_path("last")
     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was made yet"
     return (
-        f"step {step}: the loss is {loss}, the gradient's norm {norm}; {kept}; lower --lr, set "
-        "--clip or --warmup-steps, or change --seed"
+        f"step {step}: {what}; {kept}; lower --lr, set --clip or --warmup-steps, or change --seed"
     )

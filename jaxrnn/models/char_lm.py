@@ -85,7 +85,7 @@ class CharLM(nnx.Module):
         """Logits (float32 at least) and the state to go on from; arguments as in ``jaxrnn.LSTM``.
 
         An id outside 0..V-1 is an error of the caller that jitted code can't report: it reads as
-        zeros (one-hot) or as the nearest row (embedding).
+        zeros (one-hot) or as another row (embedding).
         """
         if self.embedding is None:
             x = jax.nn.one_hot(ids, self.num_symbols, dtype=self.rnn.dtype)
@@ -112,7 +112,8 @@ def next_symbol(
     """
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
-    logits = logits / temperature
+    # From the largest on, so that a tiny temperature gives -inf, never inf - inf.
+    logits = (logits - logits.max(-1, keepdims=True)) / max(temperature, 1e-30)
     if 0 < top_k < logits.shape[-1]:
         least = jnp.sort(logits, axis=-1)[:, -top_k, None]
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -163,7 +164,8 @@ def generate(
     """Go on from ``prime`` (at least one id) for ``length`` symbols, in arrays of up to CHUNK.
 
     A scan on the device generates each array; the i-th symbol's uniform number comes from
-    ``fold_in(key, i)``, so that a longer text begins with the shorter one. Dropout is off.
+    ``fold_in(key, i)``, so that a longer text begins with the shorter one. Dropout is off. Calls
+    with the same pair, as ``split`` gives it, compile once; each call with a model compiles anew.
     """
     if isinstance(model, CharLM):
         was_training = model.dropout is not None and not model.dropout.deterministic

@@ -1,0 +1,263 @@
+import dataclasses
+import importlib.util
+import math
+import sys
+import tomllib
+import typing
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxrnn.config
+from jaxrnn.errors import InputError
+
+
+def without_the_import_hook() -> Any:
+    """The module as users have it: under test, beartype refuses what its own checks are for."""
+    spec = importlib.util.spec_from_file_location("unchecked_config", jaxrnn.config.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+config_module = without_the_import_hook()
+CONFIGS = config_module.CONFIGS
+CharConfig, SeriesConfig = config_module.CharConfig, config_module.SeriesConfig
+from_toml, from_values, toml_of = (
+    config_module.from_toml,
+    config_module.from_values,
+    config_module.to_toml,
+)
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
+RANGES = {
+    "lr": st.floats(1e-30, 1e3),
+    "dropout": st.floats(0, 1),
+    "val_fraction": st.floats(0, 1, exclude_max=True),
+    "momentum": st.floats(0, 0.999),
+    "clip": st.floats(0, None),  # infinity too
+    "backend": st.sampled_from(["auto", "scan", "reference"]),
+    "seed": st.integers(0, 2**32 - 1),
+    "steps": st.integers(1, 10**9),
+}
+
+
+def message(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def strategy_of(name: str, hint: Any):
+    if name in RANGES:
+        return RANGES[name]
+    if typing.get_origin(hint) is typing.Literal:
+        return st.sampled_from(typing.get_args(hint))
+    if hint is str:
+        return st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+    if hint is float:
+        return st.one_of(st.floats(0, 1e30), st.integers(0, 9))
+    assert hint is int, f"no strategy for {name}: {hint}"
+    return st.integers(1, 10**9)
+
+
+@st.composite
+def configs(draw):
+    task = draw(st.sampled_from(sorted(CONFIGS)))
+    hints = typing.get_type_hints(CONFIGS[task])
+    values = {name: draw(strategy_of(name, hint)) for name, hint in hints.items()}
+    return task, CONFIGS[task](**values)
+
+
+@PROPERTY
+@given(configs())
+def test_every_option_comes_back_from_toml(case):
+    task, config = case
+    text = toml_of(task, config)
+    values = tomllib.loads(text)
+    assert set(values) == {"task"} | {field.name for field in dataclasses.fields(config)}
+    assert from_values(values, "here") == (task, config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        'a "b" \\n c\\',
+        "tab\there\nand\r\nlines",
+        "ü € 😀  ",
+        "'''\"\"\"#=[x]",
+        "\x00\x1b\x7f",
+    ],
+)
+def test_strings_come_back_from_a_file(name, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(toml_of("char", CharConfig(data=name, run=name)).encode())
+    assert from_toml(path) == ("char", CharConfig(data=name, run=name))
+
+
+@pytest.mark.parametrize("value", [1e-3, 5e-324, 1e22, 1.5e-7, 3, math.inf])
+def test_numbers_come_back_from_a_file(value, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(toml_of("series", SeriesConfig(clip=value)))
+    assert from_toml(str(path)) == ("series", SeriesConfig(clip=value))
+
+
+def test_a_name_that_is_not_unicode_is_refused():
+    # So Python gives an argument that is not UTF-8: TOML and JSON have no way to write it.
+    assert "--data" in message(CharConfig, data="caf\udce9.txt")
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_what_a_file_leaves_out_has_the_tasks_default(task, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(f'task = "{task}"\nseed = 7\nlr = 1\n')
+    assert from_toml(path) == (task, CONFIGS[task](seed=7, lr=1))
+
+
+def test_a_file_without_task_is_of_characters(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("")
+    assert from_toml(path) == ("char", CharConfig())
+
+
+def test_defaults_of_the_two_tasks():
+    char, series = CharConfig(), SeriesConfig()
+    assert (char.cell, char.hidden_size, char.batch_size, char.seq_len) == ("lstm", 256, 32, 64)
+    assert (char.tokens, char.batches, char.clip) == ("characters", "next", 5.0)
+    assert (series.cell, series.hidden_size, series.num_layers) == ("rnn", 32, 1)
+    assert (series.batch_size, series.seq_len, series.epochs) == (1, 20, 1)
+    assert (series.lr, series.clip, series.optimizer) == (0.01, 0.0, "adam")
+
+
+@pytest.mark.parametrize("config_class", CONFIGS.values())
+def test_configs_are_frozen(config_class):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config_class().lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("hidden_size", 0, "--hidden-size is 0, expected at least 1"),
+        ("hidden_size", -3, "--hidden-size is -3, expected at least 1"),
+        ("hidden_size", 2.5, "--hidden-size is 2.5, expected a value of type int"),
+        ("hidden_size", "8", "--hidden-size is '8', expected a value of type int"),
+        ("hidden_size", True, "--hidden-size is True, expected a value of type int"),
+        ("num_layers", 0, "--num-layers is 0, expected at least 1"),
+        ("batch_size", 0, "--batch-size is 0, expected at least 1"),
+        ("seq_len", 0, "--seq-len is 0, expected at least 1"),
+        ("eval_streams", 0, "--eval-streams is 0, expected at least 1"),
+        ("lr", 0, "--lr is 0, expected above 0"),
+        ("lr", -1e-3, "--lr is -0.001, expected above 0"),
+        ("lr", math.inf, "--lr is inf, expected above 0"),
+        ("lr", math.nan, "--lr is nan, expected a number"),
+        ("lr", "fast", "--lr is 'fast', expected a value of type float"),
+        ("lr", False, "--lr is False, expected a value of type float"),
+        ("clip", -1, "--clip is -1, expected at least 0"),
+        ("clip", math.nan, "--clip is nan, expected a number"),
+        ("dropout", 1.5, "--dropout is 1.5, expected a probability in 0..1"),
+        ("dropout", -0.1, "--dropout is -0.1, expected a probability in 0..1"),
+        ("val_fraction", 1.0, "--val-fraction is 1.0, expected in 0..1, less than 1"),
+        ("val_fraction", -0.1, "--val-fraction is -0.1, expected in 0..1, less than 1"),
+        ("seed", 2**32, "--seed is 4294967296, expected less than 2**32"),
+        ("cell", "lstmm", "--cell is 'lstmm', expected one of lstm, gru, rnn"),
+        ("cell", 3, "--cell is 3, expected one of lstm, gru, rnn"),
+        ("cell", ["gru"], "--cell is ['gru'], expected one of lstm, gru, rnn"),
+        ("data", 5, "--data is 5, expected a value of type str"),
+        *(
+            (name, -1, f"--{name.replace('_', '-')} is -1, expected at least 0")
+            for name in (
+                *("epochs", "steps", "momentum", "weight_decay", "warmup_steps", "lr_final"),
+                *("eval_every", "checkpoint_every", "log_every", "patience", "min_delta", "seed"),
+                "steps_per_dispatch",
+            )
+        ),
+    ],
+)
+@pytest.mark.parametrize("config_class", CONFIGS.values())
+def test_bad_values_are_named_as_their_flag(config_class, name, value, expected):
+    assert message(config_class, **{name: value}) == expected
+
+
+@pytest.mark.parametrize("name", ["embedding_size", "preview_length"])
+def test_bad_values_of_characters_only(name):
+    flag = name.replace("_", "-")
+    assert message(CharConfig, **{name: -1}) == f"--{flag} is -1, expected at least 0"
+
+
+def test_an_unknown_backend_is_refused_before_a_run_is_made():
+    assert message(CharConfig, backend="fast").startswith("--backend is fast, expected one of")
+
+
+def test_a_run_without_steps_is_refused():
+    assert message(CharConfig, epochs=0) == "--steps is 0, expected above 0 where epochs is 0"
+    assert CharConfig(epochs=0, steps=1).steps == 1
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("edge", [{"dropout": 0}, {"dropout": 1}, {"val_fraction": 0.0}])
+def test_edges_are_taken(task, edge):
+    assert from_values({"task": task, **edge}, "x")[1] == CONFIGS[task](**edge)
+
+
+def test_unknown_keys_are_all_named_with_what_there_is():
+    text = message(from_values, {"task": "series", "hiden_size": 3, "tokens": "bytes"}, "a.toml")
+    assert text.startswith("a.toml: unknown hiden_size, tokens; the task 'series' has ")
+    for field in dataclasses.fields(SeriesConfig):
+        assert field.name in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'task = "chat"', "task is 'chat', expected one of char, series"),
+        (b"task = 1", "task is 1, expected one of char, series"),
+        (b'task = ["char"]', "task is ['char'], expected one of char, series"),
+        (b"lr = -1", "--lr is -1, expected at least 0|--lr is -1, expected above 0"),
+        (b"lr = 1979-05-27", "--lr is datetime.date(1979, 5, 27), expected a value of type float"),
+        (b"hidden_size = 8.0", "--hidden-size is 8.0, expected a value of type int"),
+        (b"[char]\nlr = 1", "unknown char; the task 'char' has "),
+    ],
+)
+def test_bad_files_say_what_and_where(content, expected, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    text = message(from_toml, path)
+    assert str(path) in text
+    assert any(part in text for part in expected.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"lr = ", "is not TOML: "),
+        (b"lr = 1\nlr = 2", "is not TOML: "),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_what_is_not_a_configuration_is_refused(content, expected, tmp_path):
+    path = tmp_path / "a.toml"
+    if content is not None:
+        path.write_bytes(content)
+    text = message(from_toml, path)
+    assert str(path) in text
+    assert expected in text
+
+
+def test_a_directory_is_not_a_configuration(tmp_path):
+    assert message(from_toml, tmp_path) == (
+        f"can't read the configuration {tmp_path}: Is a directory"
+    )
+
+
+def test_the_shared_options_are_those_of_every_task():
+    shared = {field.name for field in dataclasses.fields(config_module.TrainConfig)}
+    for config_class in CONFIGS.values():
+        assert shared <= {field.name for field in dataclasses.fields(config_class)}

@@ -1,0 +1,84 @@
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from jaxrnn import plots
+
+LINES = [
+    {"step": 1, "loss": 3.0},
+    {"step": 2, "loss": 2.0, "val_nats": 2.5, "naive_nats": 2.75},
+    {"step": 3, "loss": 1.0, "val_nats": 2.25, "naive_nats": 2.75},
+]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of what is drawn."""
+    seen = []
+    original = plots._figure
+
+    def watched(title):
+        figure, axes = original(title)
+        seen.append(axes)
+        return figure, axes
+
+    monkeypatch.setattr(plots, "_figure", watched)
+    return seen
+
+
+def points(axes) -> dict[str, list[tuple[float, float]]]:
+    return {
+        str(line.get_label()): list(zip(*map(list, line.get_data()), strict=True))
+        for line in axes.lines
+    }
+
+
+def test_the_loss_by_step(tmp_path, drawn):
+    plots.loss(tmp_path / "loss.png", LINES, "nats", "a run")
+    (axes,) = drawn
+    assert axes.get_title() == "a run"
+    found = points(axes)
+    assert found["training, nats"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert found["validation, nats: best 2.25"] == [(2, 2.5), (3, 2.25)]
+    assert {y for _, y in found["last value: 2.75"]} == {2.75}
+    assert axes.get_yscale() == "linear"
+    assert matplotlib.image.imread(tmp_path / "loss.png").shape[:2] == (495, 880)
+
+
+def test_losses_of_many_sizes_are_on_a_logarithmic_scale(tmp_path, drawn):
+    lines = [{"step": k, "loss": 10.0 ** (1 - k)} for k in range(4)]
+    plots.loss(tmp_path / "loss.png", lines, "mse", "a")
+    assert drawn[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize("title", ["a_b^c", "$^$", "US$ or A$", "\\frac{", "a%b{c}"])
+def test_titles_are_shown_as_they_are(title, tmp_path, drawn):
+    plots.loss(tmp_path / "loss.png", LINES, "nats", title)
+    plots.prediction(tmp_path / "p.png", np.arange(3.0), np.arange(3.0), 1, title)
+    plain = matplotlib.image.imread(tmp_path / "loss.png")
+    plots.loss(tmp_path / "none.png", LINES, "nats", "")
+    assert drawn[0].get_title() == title
+    assert not np.array_equal(plain, matplotlib.image.imread(tmp_path / "none.png"))
+
+
+def test_one_line_is_enough_and_infinity_no_error(tmp_path):
+    plots.loss(tmp_path / "a.png", LINES[:1], "nats", "a")
+    lines = [*LINES, {"step": 4, "loss": 1.0, "val_nats": math.inf}]
+    plots.loss(tmp_path / "b.png", lines, "nats", "a")
+    assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+def test_a_prediction_beside_its_series(tmp_path, drawn):
+    values, predicted = np.array([1.0, 2.0, 4.0, 3.0]), np.array([1.5, 2.5, 3.5, 3.0])
+    plots.prediction(tmp_path / "p.png", values, predicted, num_validated=2, title="price")
+    (axes,) = drawn
+    assert axes.get_title() == "price: one step ahead"
+    found = points(axes)
+    assert [y for _, y in found["series"]] == values.tolist()
+    assert [y for _, y in found["predicted"]] == predicted.tolist()
+    (shade,) = axes.patches
+    assert (shade.get_x(), shade.get_x() + shade.get_width()) == (1.5, 3.5)
+    plots.prediction(tmp_path / "p.png", values, predicted, num_validated=0, title="price")
+    assert not drawn[1].patches

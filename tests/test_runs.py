@@ -1,0 +1,234 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from jaxrnn import checkpoint
+from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.errors import InputError
+from jaxrnn.runs import Run
+
+FACTS = {"vocabulary": {"kind": "characters", "symbols": '\n "\\ü😀'}, "digest": "00"}
+
+
+def message(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def tree(value: float) -> dict:
+    return {"params": {"w": np.full((2, 3), value, np.float32)}, "carry": np.full(2, -float(value))}
+
+
+def value_of(loaded) -> float:
+    assert loaded is not None
+    return float(loaded[0]["params"]["w"][0, 0])
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run.create("char", CharConfig(run=str(tmp_path / "a"), seed=5), FACTS)
+
+
+def test_a_run_comes_back_as_it_was_made(run):
+    opened = Run.open(run.path)
+    assert (opened.path, opened.task, opened.config) == (run.path, "char", run.config)
+    assert opened.facts == FACTS
+    assert opened.config == CharConfig(run=str(run.path), seed=5)
+    assert sorted(os.listdir(run.path)) == ["checkpoints", "config.toml", "run.json"]
+    about = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+    assert about["format"] == 1
+    assert about["about"]["versions"]["numpy"] == np.__version__
+    assert set(about) == {"format", "task", "facts", "about"}
+    assert set(about["about"]) == {"revision", "command", "created", "versions"}
+
+
+def test_a_moved_run_opens_where_it_is(run, tmp_path):
+    moved = tmp_path / "elsewhere"
+    run.path.rename(moved)
+    opened = Run.open(str(moved))
+    assert opened.path == moved
+    assert opened.config.run == str(moved)
+
+
+def test_without_a_name_a_run_goes_by_its_task_and_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Run.create("series", SeriesConfig(), {})
+    assert made.path.parts[0] == "runs"
+    assert made.path.name.startswith("series-2")
+    assert Run.open(made.path).config == SeriesConfig(run=str(made.path))
+
+
+def test_two_runs_begun_in_the_same_second_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda *_: "20250101-120000")
+    first = Run.create("char", CharConfig(), FACTS)
+    second = Run.create("char", CharConfig(), FACTS)
+    assert first.path != second.path
+
+
+def test_an_empty_directory_may_be_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert Run.create("char", CharConfig(run=str(tmp_path / "a")), FACTS).path == tmp_path / "a"
+
+
+def test_a_directory_with_anything_in_it_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("years")
+    config = CharConfig(run=str(tmp_path / "a"))
+    text = message(Run.create, "char", config, FACTS)
+    assert text.startswith(f"--run {tmp_path / 'a'} exists already")
+    assert os.listdir(tmp_path / "a") == ["thesis.txt"]
+
+
+def test_a_file_in_the_way_is_left_alone(tmp_path):
+    (tmp_path / "a").write_text("years")
+    text = message(Run.create, "char", CharConfig(run=str(tmp_path / "a")), FACTS)
+    assert text.startswith(f"--run {tmp_path / 'a'} exists already")
+    text = message(Run.create, "char", CharConfig(run=str(tmp_path / "a" / "b")), FACTS)
+    assert text == f"can't write the run directory {tmp_path / 'a' / 'b'}: Not a directory"
+    assert (tmp_path / "a").read_text() == "years"
+
+
+def test_what_is_not_a_run_is_refused(run, tmp_path):
+    assert message(Run.open, tmp_path / "no") == f"no run directory {tmp_path / 'no'}"
+    (tmp_path / "file").write_text("")
+    assert message(Run.open, tmp_path / "file") == f"no run directory {tmp_path / 'file'}"
+    assert message(Run.open, tmp_path) == (f"{tmp_path} is not a run directory: it has no run.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"3", b"{}", b'{"format": 1}', b'{"format": 1, "facts": 3}', b"\xff\xfe"],
+)
+def test_a_damaged_run_json_is_refused(run, content):
+    (run.path / "run.json").write_bytes(content)
+    assert message(Run.open, run.path).startswith(f"{run.path / 'run.json'} is damaged: ")
+
+
+def test_another_format_is_refused(run):
+    about = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(about | {"format": 2}))
+    assert message(Run.open, run.path) == f"{run.path} has run format 2, this version reads 1"
+
+
+def test_a_missing_or_damaged_config_is_refused(run):
+    (run.path / "config.toml").write_text("lr = -1.0\n")
+    assert f"{run.path / 'config.toml'}: --lr is -1.0" in message(Run.open, run.path)
+    (run.path / "config.toml").unlink()
+    assert "can't read the configuration" in message(Run.open, run.path)
+
+
+def test_last_previous_and_best(run):
+    assert run.load(tree(0)) is None
+    for value, best in ((1.0, True), (2.0, True), (3.0, False)):
+        run.save(tree(value), {"step": int(value)}, best=best)
+    loaded = run.load(tree(0))
+    assert loaded is not None
+    assert (value_of(loaded), loaded[1], loaded[2]) == (3.0, {"step": 3}, "")
+    for name, value in (("last", 3.0), ("previous", 2.0), ("best", 2.0)):
+        got = checkpoint.load(run.checkpoint_path(name), tree(0))
+        assert (value_of(got), got[1]["step"]) == (value, value)
+
+
+def test_parts_are_of_the_best_or_the_last_where_none_is_better(run):
+    assert "has no checkpoint 'last.safetensors' yet" in message(
+        run.load_part, "params", tree(0)["params"]
+    )
+    run.save(tree(1.0), {})
+    assert run.load_part("params", tree(0)["params"])[0]["w"][0, 0] == 1
+    assert "has no checkpoint 'best.safetensors' yet" in message(
+        run.load_part, "params", tree(0)["params"], "best"
+    )
+    run.save(tree(2.0), {}, best=True)
+    run.save(tree(3.0), {})
+    assert run.load_part("params", tree(0)["params"])[0]["w"][0, 0] == 2
+    assert run.load_part("params", tree(0)["params"], "last")[0]["w"][0, 0] == 3
+    np.testing.assert_array_equal(run.load_part("carry", tree(0)["carry"], "last")[0], [-3, -3])
+
+
+def test_a_last_checkpoint_cut_short_gives_the_previous_and_says_so(run):
+    run.save(tree(1.0), {"step": 1})
+    run.save(tree(2.0), {"step": 2})
+    last = run.checkpoint_path("last")
+    last.write_bytes(last.read_bytes()[:-1])
+    loaded = run.load(tree(0))
+    assert loaded is not None
+    assert (value_of(loaded), loaded[1]) == (1.0, {"step": 1})
+    assert loaded[2].startswith(f"{last} is not a whole checkpoint (")
+
+
+def test_without_a_whole_checkpoint_each_is_named(run):
+    run.save(tree(1.0), {})
+    run.save(tree(2.0), {})
+    for name in ("last", "previous"):
+        run.checkpoint_path(name).write_bytes(b"")
+    text = message(run.load, tree(0))
+    assert str(run.checkpoint_path("last")) in text
+    assert str(run.checkpoint_path("previous")) in text
+
+
+def test_a_kill_between_the_rename_and_the_save_loses_nothing(run, monkeypatch):
+    run.save(tree(1.0), {}, best=False)
+    monkeypatch.setattr(checkpoint, "save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(tree(2.0), {})
+    assert value_of(run.load(tree(0))) == 1
+    assert run.load_part("params", tree(0)["params"])[0]["w"][0, 0] == 1  # what sample does
+
+
+def fail(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_damaged_last_never_takes_the_place_of_a_whole_previous(run, monkeypatch):
+    run.save(tree(1.0), {})
+    run.save(tree(2.0), {})
+    run.checkpoint_path("last").write_bytes(b"cut short")
+    assert value_of(run.load(tree(0))) == 1
+    monkeypatch.setattr(checkpoint, "save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(tree(3.0), {})
+    assert value_of(run.load(tree(0))) == 1
+
+
+def test_metrics_come_back_line_by_line(run):
+    assert run.metrics() == []
+    lines = [
+        {"step": 1, "loss": 0.1 + 0.2, "sample": "a\n\u2028\x85\r\x00ü😀\ufffd"},
+        {"step": 2, "loss": 1e-300},
+    ]
+    for line in lines:
+        run.append_metrics(line)
+    assert run.metrics() == lines
+    assert (run.path / "metrics.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_metrics_cut_short_anywhere_give_the_whole_lines(run):
+    lines = [{"step": step, "sample": "ü€"} for step in (1, 2, 3)]
+    for line in lines:
+        run.append_metrics(line)
+    path = run.path / "metrics.jsonl"
+    content = path.read_bytes()
+    for size in range(len(content) + 1):
+        path.write_bytes(content[:size])
+        assert run.metrics() == lines[: content[:size].count(b"\n")], size
+    path.write_bytes(content[:-5])
+    run.cut_metrics(3)
+    run.append_metrics({"step": 3})
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+
+
+def test_metrics_after_a_step_are_dropped(run):
+    for step in (2, 4, 6):
+        run.append_metrics({"step": step, "sample": "ü"})
+    before = (run.path / "metrics.jsonl").read_bytes()
+    run.cut_metrics(6)
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+    run.cut_metrics(5)
+    assert (run.path / "metrics.jsonl").read_bytes() == before[: 2 * len(before) // 3]
+    run.cut_metrics(0)
+    assert run.metrics() == []

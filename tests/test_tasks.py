@@ -1,0 +1,309 @@
+import dataclasses
+import json
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tolerances import assert_close
+
+from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.errors import InputError
+from jaxrnn.models import split
+from jaxrnn.tasks import TASKS, HeldOut
+from jaxrnn.training import evaluate, initial_state
+
+TEXT = "the cat sat on the mat; a dog ate the hat. " * 30
+
+
+def message(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def text_file(tmp_path) -> str:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return str(tmp_path / "text.txt")
+
+
+@pytest.fixture
+def rows_file(tmp_path) -> str:
+    values = np.random.default_rng(0).normal(5, 3, 120).round(3)
+    (tmp_path / "rows.csv").write_text(
+        "t,x\n" + "\n".join(f"{k},{v}" for k, v in enumerate(values))
+    )
+    return str(tmp_path / "rows.csv")
+
+
+def char_config(text_file: str, **options) -> CharConfig:
+    small: dict[str, Any] = {
+        **{"data": text_file, "cell": "lstm", "num_layers": 2, "hidden_size": 5, "batch_size": 3},
+        **{"seq_len": 4, "dropout": 0.5, "dtype": "float64", "embedding_size": 0},
+    }
+    return CharConfig(**(small | options))
+
+
+def series_config(rows_file: str, **options) -> SeriesConfig:
+    small: dict[str, Any] = {"data": rows_file, "target": "x", "hidden_size": 4, "seq_len": 5}
+    return SeriesConfig(**(small | options))
+
+
+def test_the_table_has_each_task_under_its_name():
+    assert {name: task.name for name, task in TASKS.items()} == {"char": "char", "series": "series"}
+
+
+# --- metrics ---
+
+
+def test_metrics_of_text_are_nats_bits_and_perplexity(text_file):
+    task, _ = TASKS["char"].load(char_config(text_file))
+    assert task.monitor == "nats"
+    metrics = task.metrics({"nats": 6 * math.log(8)}, 6)
+    assert metrics == {
+        "nats": pytest.approx(math.log(8)),
+        "bits": pytest.approx(3),
+        "perplexity": pytest.approx(8),
+    }
+    assert task.metrics({"nats": 1e4}, 10)["perplexity"] == math.exp(700)  # still a number
+
+
+def test_metrics_of_a_series_are_means():
+    task, _ = TASKS["series"].load(SeriesConfig())
+    assert task.monitor == "mse"
+    assert task.metrics({"mse": 6.0, "mae": 9.0}, 3) == {"mse": 2.0, "mae": 3.0}
+
+
+# --- evaluation ---
+
+
+def plain_pass(task, params, held_out: HeldOut):
+    """Outputs over the whole stream in one call, of a model without dropout."""
+    task = dataclasses.replace(task, config=dataclasses.replace(task.config, dropout=0.0))
+    skeleton, fresh = split(task.model(nnx.Rngs(0)))
+    assert fresh.keys() == params.keys()
+    inputs = jnp.asarray(held_out.inputs[None], jnp.result_type(held_out.inputs.dtype))
+    inputs = inputs.astype(jnp.int32) if inputs.dtype.kind in "ui" else inputs
+    return np.asarray(skeleton.merge(params)(inputs)[0][0], np.float64)
+
+
+@pytest.mark.parametrize("chunk_len", [1000, 37, 128])
+def test_evaluating_text_in_windows_is_one_plain_pass(text_file, chunk_len):
+    """The state carried from window to window, each symbol counted once, dropout off."""
+    task, data = TASKS["char"].load(char_config(text_file))
+    _, skeleton, state = initial_state(task, task.config)
+    held_out = data.held_out
+    assert held_out.num_counted == len(TEXT) - int(len(TEXT) * 0.9) - 1 == 128
+    logits = plain_pass(task, state.params, held_out)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    nats = -log_p[np.arange(128), held_out.targets].mean()
+    got = evaluate(task, skeleton, state.params, held_out, chunk_len=chunk_len)
+    assert_close(got["nats"], nats)
+    assert_close(got["bits"], nats / math.log(2))
+    assert_close(got["perplexity"], math.exp(nats))
+
+
+def test_several_streams_warm_up_and_count_each_symbol_once(text_file):
+    config = char_config(text_file, cell="rnn", num_layers=1, val_fraction=0.5)
+    task, data = TASKS["char"].load(config)
+    _, skeleton, state = initial_state(task, config)
+
+    def of(params, num_streams):
+        return evaluate(task, skeleton, params, data.held_out, num_streams, chunk_len=20)["nats"]
+
+    forgetful = state.params | {"rnn.weight_hh_l0": jnp.zeros((5, 5))}
+    assert_close(of(forgetful, 7), of(forgetful, 1))
+    assert_close(of(forgetful, 1000), of(forgetful, 1))
+    # A state that fades is as good as warmed up after 20 steps, and not the same before.
+    small = state.params | {"rnn.weight_hh_l0": state.params["rnn.weight_hh_l0"] / 3}
+    assert abs(of(small, 7) - of(small, 1)) < 1e-9
+    assert abs(of(small, 1) - of(forgetful, 1)) > 1e-6
+
+
+def test_a_series_is_validated_after_the_state_has_run_through_the_training_part(rows_file):
+    config = series_config(rows_file, dtype="float64", num_layers=2, dropout=0.4)
+    task, data = TASKS["series"].load(config)
+    _, skeleton, state = initial_state(task, config)
+    held_out = data.held_out
+    assert (len(held_out.inputs), held_out.counted_from, held_out.num_counted) == (119, 107, 12)
+    predicted = plain_pass(task, state.params, held_out)[107:, 0]
+    errors = predicted - held_out.targets[107:, 0].astype(np.float64)
+    got = evaluate(task, skeleton, state.params, held_out, chunk_len=50)
+    assert_close(got["mse"], np.mean(errors**2))
+    assert_close(got["mae"], np.mean(np.abs(errors)))
+
+
+def test_the_naive_row_is_the_last_value(rows_file):
+    _, data = TASKS["series"].load(series_config(rows_file))
+    column = np.loadtxt(rows_file, delimiter=",", skiprows=1)[:, 1]
+    scaled = (column - column[:108].mean()) / column[:108].std()
+    errors = np.diff(scaled)[107:]
+    assert_close(data.held_out.baseline["mse"], np.mean(errors**2), "float32")
+    assert_close(data.held_out.baseline["mae"], np.mean(np.abs(errors)), "float32")
+
+
+# --- what a run pins ---
+
+
+def test_the_scaler_is_that_of_the_training_part(rows_file):
+    _, data = TASKS["series"].load(series_config(rows_file))
+    column = np.loadtxt(rows_file, delimiter=",", skiprows=1)[:, 1]
+    assert data.facts["scaler"] == {
+        "mean": pytest.approx(column[:108].mean()),
+        "std": pytest.approx(column[:108].std()),
+    }
+    assert data.facts["target"] == "x"
+
+
+@pytest.mark.parametrize("task_name", ["char", "series"])
+def test_facts_go_through_json_and_give_the_same_data(task_name, text_file, rows_file):
+    config: Any = char_config(text_file) if task_name == "char" else series_config(rows_file)
+    task, data = TASKS[task_name].load(config)
+    facts = json.loads(json.dumps(data.facts))
+    again, data_again = TASKS[task_name].load(config, facts)
+    assert again == task == TASKS[task_name].from_facts(config, facts)
+    assert data_again.facts == data.facts
+    for step in (0, 7):
+        for a, b in zip(data.train.batch_at(step), data_again.train.batch_at(step), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_data_that_has_changed_is_refused(text_file, rows_file):
+    for name, path, config in (
+        ("char", text_file, char_config(text_file)),
+        ("series", rows_file, series_config(rows_file)),
+    ):
+        _, data = TASKS[name].load(config)
+        with open(path) as file:
+            lines = file.read()
+        changed = lines.replace("hat. the cat", "cat. the hat", 1).replace("\n3,", "\n3,1", 1)
+        assert changed != lines
+        with open(path, "w") as file:
+            file.write(changed)
+        assert f"{path} is not what the run was made with" in message(
+            TASKS[name].load, config, data.facts
+        )
+
+
+@pytest.mark.parametrize("task_name", ["char", "series"])
+def test_facts_of_another_version_are_refused(task_name, text_file, rows_file):
+    config: Any = char_config(text_file) if task_name == "char" else series_config(rows_file)
+    for use in (TASKS[task_name].load, TASKS[task_name].from_facts):
+        assert "run.json" in message(use, config, {})
+
+
+# --- the lesson's sine ---
+
+
+def test_the_sine_is_the_lessons():
+    task, data = TASKS["series"].load(SeriesConfig())
+    assert data.train.steps_per_epoch == 75
+    for step in (0, 1, 74, 80):
+        # The lesson: time_steps = np.linspace(step * np.pi, (step + 1) * np.pi, seq_length + 1)
+        values = np.sin(np.linspace(step * np.pi, (step + 1) * np.pi, 21))
+        batch = data.train.batch_at(step)
+        np.testing.assert_array_equal(batch.inputs[0, :, 0], values[:-1].astype(np.float32))
+        np.testing.assert_array_equal(batch.targets[0, :, 0], values[1:].astype(np.float32))
+        assert bool(batch.starts) is (step == 0)
+    held_out = data.held_out
+    assert (held_out.num_counted, held_out.continues) == (500, True)
+    times = np.linspace(75 * np.pi, 76 * np.pi, 21)[:-1]
+    np.testing.assert_allclose(held_out.inputs[:20, 0], np.sin(times), atol=1e-6)
+    assert held_out.baseline["mse"] == pytest.approx(2 * math.sin(math.pi / 40) ** 2, rel=1e-4)
+    assert task.target == "sin"
+    assert "--batch-size is 2, expected 1" in message(
+        TASKS["series"].load, SeriesConfig(batch_size=2)
+    )
+
+
+@pytest.mark.parametrize("seq_len", [20, 60])
+def test_the_sines_validation_goes_on_from_the_trained_state(seq_len):
+    config = SeriesConfig(hidden_size=4, seq_len=seq_len, dtype="float64")
+    task, data = TASKS["series"].load(config)
+    _, skeleton, state = initial_state(task, config)
+    carry = state.carry + 0.7
+    inputs = jnp.asarray(data.held_out.inputs[None], jnp.float64)
+    predicted, _ = skeleton.merge(state.params)(inputs, carry)
+    errors = np.asarray(predicted)[0] - data.held_out.targets
+    for num_streams in (1, config.eval_streams):
+        got = evaluate(task, skeleton, state.params, data.held_out, num_streams, carry=carry)
+        assert_close(got["mse"], np.mean(errors**2))
+
+
+# --- previews, pictures, other files ---
+
+
+def test_a_preview_is_a_function_of_seed_and_step(text_file):
+    config = char_config(text_file, cell="rnn", num_layers=1, preview_length=30)
+    task, _ = TASKS["char"].load(config)
+    _, skeleton, state = initial_state(task, config)
+    preview = task.preview(skeleton, state.params, 5)
+    assert len(preview) == 30
+    assert set(preview) <= set(TEXT)
+    assert task.preview(skeleton, state.params, 5) == preview
+    assert task.preview(skeleton, state.params, 6) != preview
+    silent = dataclasses.replace(task, config=dataclasses.replace(config, preview_length=0))
+    assert silent.preview(skeleton, state.params, 5) == ""
+
+
+def test_a_preview_of_bytes_is_text(text_file):
+    config = char_config(text_file, tokens="bytes", cell="rnn", num_layers=1, preview_length=30)
+    task, _ = TASKS["char"].load(config)
+    _, skeleton, state = initial_state(task, config)
+    task.preview(skeleton, state.params, 5).encode()
+
+
+@pytest.mark.parametrize("options", [{}, {"val_fraction": 0.0}, {"val_fraction": 0.5}])
+def test_a_picture_of_the_prediction(options, rows_file, tmp_path):
+    config = series_config(rows_file, **options)
+    task, data = TASKS["series"].load(config)
+    _, skeleton, state = initial_state(task, config)
+    task.illustrate(skeleton, state.params, state.carry, data, tmp_path)
+    picture = tmp_path / "prediction.png"
+    if options != {"val_fraction": 0.0}:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_reads_a_whole_file_with_the_runs_facts(text_file, rows_file, tmp_path):
+    task, _ = TASKS["char"].load(char_config(text_file))
+    (tmp_path / "new.txt").write_text("the hat")
+    held_out = task.read_evaluation(str(tmp_path / "new.txt"))
+    ids = task.vocabulary.encode("the hat")
+    np.testing.assert_array_equal(held_out.inputs, ids[:-1])
+    np.testing.assert_array_equal(held_out.targets, ids[1:])
+    (tmp_path / "new.txt").write_text("ZEBRA")
+    assert "has 5 characters that the vocabulary" in message(
+        task.read_evaluation, str(tmp_path / "new.txt")
+    )
+    series, _ = TASKS["series"].load(series_config(rows_file))
+    (tmp_path / "new.csv").write_text("x\n1\n2.5\n-3\n")
+    held_out = series.read_evaluation(str(tmp_path / "new.csv"))
+    scaled = series.scaler.transform(np.array([1, 2.5, -3]))
+    assert_close(held_out.inputs[:, 0], scaled[:-1], "float32")
+    assert_close(held_out.targets[:, 0], scaled[1:], "float32")
+    assert_close(held_out.baseline["mae"], np.abs(np.diff(scaled)).mean(), "float32")
+    (tmp_path / "new.csv").write_text("x\n1\n")
+    assert "has 1 values, expected at least 2" in message(
+        series.read_evaluation, str(tmp_path / "new.csv")
+    )
+
+
+def test_losses_of_the_tasks_are_means_over_all_positions(text_file, rows_file):
+    for name, config in (
+        ("char", char_config(text_file, dropout=0.0, cell="rnn", num_layers=1)),
+        ("series", series_config(rows_file, dtype="float64")),
+    ):
+        task, data = TASKS[name].load(config)
+        _, skeleton, state = initial_state(task, config)
+        model = skeleton.merge(state.params)
+        inputs, targets, _ = map(jnp.asarray, data.train.batch_at(1))
+        loss, carry = task.loss(model, inputs, targets, state.carry, nnx.Rngs(dropout=0))
+        everything = jnp.ones(inputs.shape[:2], bool)
+        sums, carry_again = task.score(model, inputs, targets, everything, state.carry)
+        assert_close(loss, sums[task.monitor] / everything.size)
+        jax.tree.map(np.testing.assert_array_equal, carry, carry_again)

@@ -1,0 +1,243 @@
+"""Our models in plain torch.nn, with jaxrnn's parameter names; neither JAX nor jaxrnn is needed.
+
+::
+
+    model = torch_compat.load("exported")                      # or CharLM(65, "lstm", 256)
+    logits, state = model(ids)                                 # ids (B, T), logits (B, T, V)
+    print(model.decode(model.generate(model.encode("The "), 200)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jaxrnn.errors import InputError
+
+LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+"""The layers by the name of their cell, as options spell it."""
+
+
+class CharLM(nn.Module):
+    """Character language model: one-hot or embedding, recurrent layers, dropout, linear decoder.
+
+    ``vocabulary`` is ``{"kind": "characters", "symbols": "\\n abc"}``, a symbol's id being its
+    place, or ``{"kind": "bytes", "symbols": ""}`` with 256 ids; ``embedding_size`` 0 is one-hot.
+    """
+
+    def __init__(
+        self,
+        num_symbols: int,
+        cell: str = "lstm",
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        embedding_size: int = 0,
+        vocabulary: dict[str, str] | None = None,
+    ):
+        super().__init__()
+        self.arguments = {
+            "num_symbols": num_symbols,
+            "cell": cell,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "embedding_size": embedding_size,
+        }
+        self.num_symbols = num_symbols
+        self.vocabulary = _checked_vocabulary(vocabulary, num_symbols)
+        self.embedding = nn.Embedding(num_symbols, embedding_size) if embedding_size else None
+        self.rnn = _layers(cell, embedding_size or num_symbols, hidden_size, num_layers, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = nn.Linear(hidden_size, num_symbols)
+
+    def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """ids (B, T) -> logits (B, T, V) and the state to go on from, as of ``torch.nn.LSTM``."""
+        if self.embedding is None:
+            x = functional.one_hot(ids.long(), self.num_symbols).to(self.decoder.weight.dtype)
+        else:
+            x = self.embedding(ids)
+        y, state = self.rnn(x, state)
+        return self.decoder(self.dropout(y)), state
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prime_ids: Tensor | Sequence[int],
+        length: int,
+        *,
+        uniforms: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Tensor:
+        """Go on from ``prime_ids`` (at least one id) for ``length`` symbols: their ids (length,).
+
+        The i-th is drawn with ``uniforms[i]``, numbers in [0, 1), in place of which ``generator``
+        or torch's own source is asked. Options as in ``next_symbol``; dropout is off.
+        """
+        device = self.decoder.weight.device
+        prime = torch.as_tensor(prime_ids, dtype=torch.long, device=device)
+        if prime.ndim != 1 or not len(prime):
+            raise ValueError(f"prime_ids has shape {tuple(prime.shape)}, expected (P,), P >= 1")
+        if uniforms is None:
+            uniforms = torch.rand(length, generator=generator, dtype=torch.float64)
+        if uniforms.shape != (length,):
+            raise ValueError(
+                f"uniforms has shape {tuple(uniforms.shape)}, expected ({length},): one a symbol"
+            )
+        was_training = self.training
+        self.eval()
+        try:
+            drawn, ids, state = [], prime[None], None
+            for uniform in uniforms.to(device):
+                logits, state = self(ids, state)
+                ids = next_symbol(logits[:, -1], uniform[None], temperature, top_k, top_p)[:, None]
+                drawn.append(ids[0])
+        finally:
+            self.train(was_training)
+        return torch.cat(drawn) if drawn else prime[:0]
+
+    def encode(self, text: str) -> Tensor:
+        """The ids of a text; raises InputError for characters that the vocabulary lacks."""
+        if self._kind() == "bytes":
+            return torch.tensor(list(text.encode("utf-8", "surrogatepass")), dtype=torch.long)
+        ids = {symbol: place for place, symbol in enumerate(self._symbols())}
+        if unknown := sorted(set(text) - set(ids)):
+            raise InputError(
+                f"the text has characters that the vocabulary of {len(ids)} lacks: "
+                f"{', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}"
+            )
+        return torch.tensor([ids[symbol] for symbol in text], dtype=torch.long)
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
+        places = torch.as_tensor(ids).reshape(-1).tolist()
+        if places and not 0 <= min(places) <= max(places) < self.num_symbols:
+            raise IndexError(
+                f"ids in {min(places)}..{max(places)}, expected 0..{self.num_symbols - 1}"
+            )
+        if self._kind() == "bytes":
+            return bytes(places).decode("utf-8", errors="replace")
+        symbols = self._symbols()
+        return "".join(symbols[place] for place in places)
+
+    def _kind(self) -> str:
+        if self.vocabulary is None:
+            raise ValueError("this CharLM has no vocabulary: construct it with vocabulary=...")
+        return self.vocabulary["kind"]
+
+    def _symbols(self) -> str:
+        return "" if self.vocabulary is None else self.vocabulary["symbols"]
+
+
+class Forecaster(nn.Module):
+    """The next value at every step: recurrent layers and a linear decoder.
+
+    ``scaler`` is ``{"mean": ..., "std": ..., "target": ...}``: the model reads and predicts
+    ``(value - mean) / std`` of the series ``target``.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 1,
+        output_size: int = 1,
+        cell: str = "rnn",
+        hidden_size: int = 32,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        scaler: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.arguments = {
+            "input_size": input_size,
+            "output_size": output_size,
+            "cell": cell,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "dropout": dropout,
+        }
+        scaler = {"mean": 0.0, "std": 1.0, "target": ""} if scaler is None else scaler
+        self.mean = float(scaler["mean"])
+        self.std = float(scaler["std"])
+        self.target = str(scaler["target"])
+        self.rnn = _layers(cell, input_size, hidden_size, num_layers, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = nn.Linear(hidden_size, output_size)
+
+    @property
+    def scaler(self) -> dict[str, Any]:
+        """As the constructor takes it."""
+        return {"mean": self.mean, "std": self.std, "target": self.target}
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """x (B, T, I), scaled -> predictions (B, T, O), scaled, and the state to go on from."""
+        y, state = self.rnn(x, state)
+        return self.decoder(self.dropout(y)), state
+
+    def transform(self, values: Tensor) -> Tensor:
+        """Scaled values."""
+        return (values - self.mean) / self.std
+
+    def inverse(self, scaled: Tensor) -> Tensor:
+        """Values in the series' own unit."""
+        return scaled * self.std + self.mean
+
+
+MODELS: dict[str, type[nn.Module]] = {"CharLM": CharLM, "Forecaster": Forecaster}
+"""Every model by its class's name."""
+
+
+def next_symbol(
+    logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """Draw from softmax(logits / temperature), by inverse CDF from one uniform number a row.
+
+    logits (B, V), uniform (B,) -> ids (B,). ``temperature`` 0 takes the likeliest. ``top_k`` > 0
+    keeps the k likeliest; ``top_p`` < 1 then keeps the fewest of the likeliest whose probabilities
+    reach p. The same draw as ``jaxrnn.models.char_lm.next_symbol``.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.sort(-1).values[:, -top_k, None]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p < 1:
+        descending = probabilities.sort(-1, descending=True).values
+        before = descending.cumsum(-1) - descending
+        least = descending.masked_fill(before >= top_p, torch.inf).amin(-1)
+        probabilities = probabilities.masked_fill(probabilities < least[:, None], 0)
+    cdf = probabilities.cumsum(-1)
+    chosen = (cdf <= (uniform.to(cdf.dtype) * cdf[:, -1])[:, None]).sum(-1)
+    last = logits.shape[-1] - 1 - (probabilities.flip(-1) > 0).int().argmax(-1)
+    return torch.minimum(chosen, last)
+
+
+def _layers(
+    cell: str, input_size: int, hidden_size: int, num_layers: int, dropout: float
+) -> nn.RNNBase:
+    if cell not in LAYERS:
+        raise ValueError(f"cell is {cell!r}, expected one of {', '.join(LAYERS)}")
+    between = dropout if num_layers > 1 else 0.0
+    return LAYERS[cell](input_size, hidden_size, num_layers, batch_first=True, dropout=between)
+
+
+def _checked_vocabulary(
+    vocabulary: dict[str, str] | None, num_symbols: int
+) -> dict[str, str] | None:
+    if vocabulary is None:
+        return None
+    kind, symbols = vocabulary["kind"], vocabulary["symbols"]
+    if kind not in ("characters", "bytes"):
+        raise ValueError(f"the vocabulary's kind is {kind!r}, expected characters or bytes")
+    size = 256 if kind == "bytes" else len(symbols)
+    if size != num_symbols:
+        raise ValueError(f"the vocabulary has {size} symbols, expected num_symbols={num_symbols}")
+    return dict(vocabulary)
