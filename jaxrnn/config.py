@@ -89,15 +89,15 @@ class TrainConfig:
 class CharConfig(TrainConfig):
     """Character language model."""
 
-    epochs: int = 8  # passes over the training part
-    lr: float = 3e-3  # peak learning rate; 1e-4 to 1e-2
+    epochs: int = 10  # passes over the training part
+    lr: float = 4e-3  # peak learning rate; 1e-4 to 1e-2
     schedule: Literal["constant", "cosine"] = "cosine"  # learning rate after the warm-up
     warmup_steps: int = 50  # steps in which the learning rate rises from 0
 
     tokens: Literal["characters", "bytes"] = "characters"  # UTF-8 text, or any file at all
     embedding_size: int = 64  # width of a learned embedding, 16 to 512; 0: one-hot
     batches: Literal["next", "lesson"] = "next"  # lesson: a row's last target wraps to its first
-    preview_length: int = 200  # characters of sample text after each validation; 0: none
+    preview_length: int = 300  # characters of sample text after each validation; 0: none
 
     def __post_init__(self):
         super().__post_init__()

@@ -117,17 +117,20 @@ def outcome(console: Console, task: Task, run: Run, result: Outcome) -> None:
         console.print(metrics_table({name: row for name, row in rows.items() if row}))
         console.print(
             f"{ended} after step {result.step}, {line['time_s']:.0f} s; best {task.monitor} "
-            f"{progress.best:.4f} at step {progress.best_step}",
+            f"{progress.best:.5g} at step {progress.best_step}",
             markup=False,
         )
     else:
-        console.print(f"{ended} after step {result.step}; loss {line['loss']:.4f}", markup=False)
+        console.print(f"{ended} after step {result.step}; loss {line['loss']:.5g}", markup=False)
     if "sample" in line:
         console.print(f"\n{line['sample']}\n", markup=False)
-    console.print(f"next    python -m jaxrnn.evaluate {run.path}", markup=False)
+    commands = [f"torch_compat export {run.path} --to exported"]
     if task.name == "char":
-        console.print(f'        python -m jaxrnn.sample {run.path} --prime "The "', markup=False)
-    console.print(f"        python -m torch_compat export {run.path} --to exported", markup=False)
+        commands.insert(0, f'jaxrnn.sample {run.path} --prime "The "')
+    if progress.best is not None:
+        commands.insert(0, f"jaxrnn.evaluate {run.path}")
+    for k, command in enumerate(commands):
+        console.print(f"{'' if k else 'next':8}python -m {command}", markup=False)
 
 
 def console() -> Console:

@@ -388,7 +388,7 @@ def test_without_torch_the_command_says_how_to_install_it(series, tmp_path):
     )
     done = python("-c", code, "export", str(series), "--to", str(tmp_path / "out"))
     assert done.returncode == 2
-    assert done.stderr == "error: torch is not installed: pip install jaxrnn[torch]\n"
+    assert done.stderr == "error: torch is not installed: pip install torch\n"
     assert listing(tmp_path) == []
 
 

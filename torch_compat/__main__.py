@@ -80,7 +80,7 @@ def export(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise InputError("torch is not installed: pip install jaxrnn[torch]") from None
+        raise InputError("torch is not installed: pip install torch") from None
     from rich.table import Table
 
     from jaxrnn import report

@@ -1,0 +1,42 @@
+"""What the README shows is true of the code: its Python runs, its options exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jaxrnn import train
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
+
+
+def test_the_python_code_runs_and_gives_the_shapes_that_it_says():
+    (code,) = (block for kind, block in BLOCKS if kind == "python")
+    names: dict = {}
+    exec(code, names)
+    assert names["lstm"].weight_ih_l0.shape == (80, 10)
+    assert names["y"].shape == (7, 3, 10)
+    assert (names["h_n"].shape, names["c_n"].shape) == ((4, 3, 5), (4, 3, 20))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [c for c in COMMANDS if c.startswith("python -m jaxrnn.train ") and "--resume" not in c],
+)
+def test_the_options_of_training_commands_exist(command):
+    task, parsed, _ = train.parse(shlex.split(command)[3:])
+    assert task in ("char", "series")
+    assert isinstance(parsed.training, train.CONFIGS[task])
+
+
+def test_the_two_commands_come_first_and_install_by_the_constraints():
+    first, second = [c for c in COMMANDS if "pip install" in c][:2]
+    assert (
+        COMMANDS[0]
+        == first
+        == ("python -m pip install -c constraints.txt . && python -m jaxrnn.train")
+    )
+    assert second == "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest"
