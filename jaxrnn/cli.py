@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -44,11 +45,17 @@ def parse(options: Any, **arguments: Any) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        # A title, a rule, the message, a rule, advice.
-        lines = [line.strip(" \t│|╭╮╰╯") for line in box.getvalue().splitlines()]
-        rules = [k for k, line in enumerate(lines) if line and not line.strip("-─")]
-        message = lines[rules[0] + 1 : rules[1]] if len(rules) > 1 else lines
-        raise InputError(" ".join(" ".join(message).split()) + "; see --help") from None
+        # A box, in ASCII or not, in colour or not: a title, the message, a rule, advice.
+        text = re.sub(r"\x1b\[[0-9;]*m", "", box.getvalue())
+        lines = [s for line in text.splitlines() if (s := line.strip(" \t|+│╭╮╰╯"))]
+        parts: list[list[str]] = [[]]
+        for line in lines[1:]:
+            if line.strip("-─"):
+                parts[-1].append(line)
+            else:
+                parts.append([])
+        message = next((part for part in parts if part), lines)
+        raise InputError(" ".join(message).removesuffix(".") + "; see --help") from None
 
 
 def use_device(device: str, dtype: str = "float32") -> str:
@@ -64,9 +71,11 @@ def use_device(device: str, dtype: str = "float32") -> str:
         jax.config.update("jax_enable_x64", True)
     try:
         found = jax.devices()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].split(" (set JAX_")[0]
-        raise InputError(f"--device {device} can't be used here: {reason}") from None
+    except RuntimeError:
+        raise InputError(
+            f"--device {device}: JAX finds none here; install JAX for it "
+            "(docs.jax.dev/en/latest/installation.html), or leave --device out"
+        ) from None
     return f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
 
 

@@ -7,6 +7,7 @@ A field, its flag and its key in a run's ``config.toml`` carry the same word: ``
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import tomllib
 import typing
@@ -187,8 +188,11 @@ def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:
     hints = typing.get_type_hints(config_class)
     unknown = sorted(set(values) - set(hints))
     if unknown:
+        close = difflib.get_close_matches(unknown[0], hints, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
         raise InputError(
-            f"{source}: unknown {', '.join(unknown)}; the task {task!r} has {', '.join(hints)}"
+            f"{source}: unknown {', '.join(unknown)}{meant} (the task {task!r} has "
+            f"{', '.join(hints)})"
         )
     try:
         return task, config_class(**values)

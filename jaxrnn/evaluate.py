@@ -33,8 +33,8 @@ class EvaluateOptions:
     streams: int = 1
     """cut the stream into so many that run side by side, each warmed up on what precedes it:
     faster, and nearly the same; 1 is exact"""
-    checkpoint: Literal["", "best", "last"] = ""
-    """which parameters; empty: the best, or the last where nothing was validated"""
+    checkpoint: Literal["auto", "best", "last"] = "auto"
+    """which parameters; auto: the best, or the last where nothing was validated"""
     json: bool = False
     """print one JSON object instead of a table"""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
@@ -78,7 +78,7 @@ def run_command(argv: list[str]) -> int:
         naive = {f"naive_{k}": v for k, v in held_out.baseline.items()}
         print(json.dumps({"data": name, "positions": held_out.num_counted, **metrics, **naive}))
     else:
-        report.evaluation(name, held_out.num_counted, metrics, held_out.baseline)
+        report.evaluation(task, name, held_out.num_counted, metrics, held_out.baseline)
     return 0
 
 

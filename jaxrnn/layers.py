@@ -46,9 +46,13 @@ def _check_bool(name: str, value: Any) -> bool:
 
 
 def _check_dtype(name: str, dtype: DTypeLike) -> jnp.dtype:
-    if not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        known = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
         raise TypeError(f"{name} is {dtype!r}, expected a floating dtype, as jnp.float32")
-    dtype = jnp.dtype(dtype)
+    dtype = known
     if dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             f"{name} is float64, which JAX has switched off; "
@@ -58,7 +62,7 @@ def _check_dtype(name: str, dtype: DTypeLike) -> jnp.dtype:
 
 
 def _check_backend(backend: Any) -> str:
-    if backend != "auto" and backend not in recurrence.BACKENDS:
+    if not isinstance(backend, str) or backend not in ("auto", *recurrence.BACKENDS):
         raise ValueError(
             f"backend is {backend!r}, expected one of {['auto', *recurrence.BACKENDS]}"
         )
@@ -71,8 +75,23 @@ def _check_nonlinearity(nonlinearity: Any) -> str:
     return nonlinearity
 
 
+def _check_rngs(rngs: Any, *streams: str) -> None:
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs is {type(rngs).__name__}, expected flax.nnx.Rngs, as nnx.Rngs(0)")
+    for stream in streams:
+        if stream not in rngs and "default" not in rngs:
+            raise ValueError(f"rngs has no stream {stream!r}; use nnx.Rngs(0, {stream}=1)")
+
+
+def _as_array(name: str, value: Any) -> jax.Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is a {type(value).__name__}, expected an array") from error
+
+
 def _as_floating(name: str, value: ArrayLike) -> jax.Array:
-    value = jnp.asarray(value)
+    value = _as_array(name, value)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"{name} has dtype {value.dtype}, expected a floating dtype")
     return value
@@ -171,9 +190,11 @@ class _Recurrent(nnx.Module):
             warnings.warn(
                 f"dropout={dropout} has no effect with num_layers=1: it is applied after every "
                 "layer but the last",
-                stacklevel=3,
+                stacklevel=6,  # past flax's metaclass, to who constructs the layer
             )
         self.cell = cell
+        has_masks = self.dropout > 0 and self.num_layers > 1
+        _check_rngs(rngs, "params", *["dropout"][:has_masks])
         gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
         for layer in range(self.num_layers):
             layer_input = self.num_directions * self.output_size if layer else self.input_size
@@ -189,7 +210,6 @@ class _Recurrent(nnx.Module):
                     if shape is not None:
                         param = _uniform(rngs, shape, bound, self.param_dtype)
                         setattr(self, f"{name}_{suffix}", param)
-        has_masks = self.dropout > 0 and self.num_layers > 1
         self.dropout_layer = nnx.Dropout(self.dropout, rngs=rngs) if has_masks else None
 
     @property
@@ -285,7 +305,7 @@ class _Recurrent(nnx.Module):
         if lengths is not None:
             lengths = self._check_lengths(owner, lengths, batch, num_steps)
         if resets is not None:
-            resets = jnp.asarray(resets)
+            resets = _as_array(f"{owner}: resets", resets)
             if resets.dtype != jnp.bool_:
                 raise TypeError(f"{owner}: resets has dtype {resets.dtype}, expected bool")
             _check_shape(f"{owner}: resets", resets.shape, lead, "one bool a step and sequence")
@@ -308,7 +328,11 @@ class _Recurrent(nnx.Module):
 
     def _check_lengths(self, owner, lengths, batch, num_steps) -> jax.Array:
         known = not isinstance(lengths, Tracer)
-        array = np.asarray(lengths) if known else lengths
+        try:
+            array = np.asarray(lengths) if known else lengths
+        except (TypeError, ValueError) as error:
+            got = type(lengths).__name__
+            raise TypeError(f"{owner}: lengths is a {got}, expected an array") from error
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise TypeError(f"{owner}: lengths has dtype {array.dtype}, expected integers")
         _check_shape(f"{owner}: lengths", array.shape, batch, "one length a sequence")
@@ -347,7 +371,8 @@ class RNN(_Recurrent):
 
     Args are torch's, in torch's order, then by keyword: ``rngs`` (streams 'params' and, with
     dropout, 'dropout'), ``dtype`` (computes in it; None: in ``param_dtype``, which x then must
-    have), ``param_dtype``, ``backend`` ('auto', or a name in ``jaxrnn.recurrence.BACKENDS``).
+    have), ``param_dtype``, ``backend`` ('auto', or a name in ``jaxrnn.recurrence.BACKENDS``;
+    'reference' is the one to differentiate in forward mode, as by ``jax.jvp`` and ``jax.jacfwd``).
     Every parameter starts as U(-1/sqrt(H), 1/sqrt(H)).
 
     Raises:
@@ -497,6 +522,7 @@ class _Cell(nnx.Module):
         self.param_dtype = _check_dtype("param_dtype", param_dtype)
         self.backend = _check_backend(backend)
         self.cell = cell
+        _check_rngs(rngs, "params")
         gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
         self.weight_ih = _uniform(rngs, (gate_size, self.input_size), bound, self.param_dtype)
         self.weight_hh = _uniform(rngs, (gate_size, self.hidden_size), bound, self.param_dtype)

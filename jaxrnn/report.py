@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
+import shlex
 import time
 
 import jax
@@ -26,11 +29,17 @@ from jaxrnn.training import (
 UNITS = {"char": "symbols", "series": "values"}
 """What one position of a task's data is called."""
 
+NOTES = {"char": "", "series": "scaled values"}
+"""What a task's metrics are of, where their names don't say it."""
 
-def metrics_table(rows: dict[str, dict[str, float]]) -> Table:
-    """A row each of the same metrics: ``{"model": {"mse": ...}, "last value": {...}}``."""
+
+def metrics_table(rows: dict[str, dict[str, float]], note: str = "") -> Table:
+    """A row each of the same metrics: ``{"model": {"mse": ...}, "last value": {...}}``.
+
+    ``note`` says what they are of.
+    """
     table = Table()
-    table.add_column("")
+    table.add_column(note)
     names = list(next(iter(rows.values())))
     for name in names:
         table.add_column(name, justify="right")
@@ -94,27 +103,34 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
 
 def outcome(console: Console, task: Task, run: Run, result: Outcome) -> None:
     """How the run ended, what it reached, and what to do next."""
-    line, progress = result.metrics, result.progress
+    line, progress, path = result.metrics, result.progress, shlex.quote(str(run.path))
     ended = {"done": "done", "early stop": "stopped early"}.get(result.reason)
     if ended is None:
         console.print(
             f"stopped by {result.reason} after step {result.step}, saved; go on with\n"
-            f"  python -m jaxrnn.train --resume {run.path}",
+            f"  python -m jaxrnn.train --resume {path}",
             markup=False,
         )
         return
     if not line:
+        state, option = "complete", "more --steps or --epochs"
+        if result.reason == "early stop":
+            state, option = "stopped early", "a larger --patience"
         console.print(
-            f"{run.path} is complete at step {result.step}; --steps or --epochs goes on",
-            markup=False,
+            f"{run.path} is {state} at step {result.step}; {option} goes on", markup=False
         )
         return
     if progress.best is not None:
         rows = {
             prefix: {k.removeprefix(start): v for k, v in line.items() if k.startswith(start)}
-            for prefix, start in (("validation", "val_"), ("last value", "naive_"))
+            for prefix, start in (
+                (f"validation, step {line['step']}", "val_"),
+                ("last value", "naive_"),
+            )
         }
-        console.print(metrics_table({name: row for name, row in rows.items() if row}))
+        console.print(
+            metrics_table({name: row for name, row in rows.items() if row}, NOTES[task.name])
+        )
         console.print(
             f"{ended} after step {result.step}, {line['time_s']:.0f} s; best {task.monitor} "
             f"{progress.best:.5g} at step {progress.best_step}",
@@ -122,26 +138,34 @@ def outcome(console: Console, task: Task, run: Run, result: Outcome) -> None:
         )
     else:
         console.print(f"{ended} after step {result.step}; loss {line['loss']:.5g}", markup=False)
+    commands = [f"torch_compat export {path} --to exported"]
     if "sample" in line:
-        console.print(f"\n{line['sample']}\n", markup=False)
-    commands = [f"torch_compat export {run.path} --to exported"]
-    if task.name == "char":
-        commands.insert(0, f'jaxrnn.sample {run.path} --prime "The "')
+        sample = re.sub(r"\n{3,}", "\n\n", line["sample"].strip("\n"))
+        console.print(f"\n{sample}\n", markup=False)
+        commands.insert(0, f"jaxrnn.sample {path} --length 500")
     if progress.best is not None:
-        commands.insert(0, f"jaxrnn.evaluate {run.path}")
+        commands.insert(0, f"jaxrnn.evaluate {path}")
     for k, command in enumerate(commands):
         console.print(f"{'' if k else 'next':8}python -m {command}", markup=False)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader, as head(1), has gone: be quiet, but let a run go on to its end."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 def console() -> Console:
     """The terminal that all commands write to."""
-    return Console(highlight=False, soft_wrap=True)
+    return _Console(highlight=False, soft_wrap=True)
 
 
 def evaluation(
-    name: str, num_counted: int, metrics: dict[str, float], naive: dict[str, float]
+    task: Task, name: str, num_counted: int, metrics: dict[str, float], naive: dict[str, float]
 ) -> None:
     """The table of ``jaxrnn.evaluate``."""
     out = console()
-    out.print(metrics_table({name: metrics, **({"last value": naive} if naive else {})}))
+    rows = {name: metrics, **({"last value": naive} if naive else {})}
+    out.print(metrics_table(rows, NOTES[task.name]))
     out.print(f"over {num_counted:,} positions, the state carried through")

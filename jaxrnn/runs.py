@@ -140,13 +140,13 @@ class Run:
             raise InputError("; ".join(errors))
         return None
 
-    def load_part(self, part: str, like: Any, name: str = "") -> tuple[Any, dict[str, Any]]:
+    def load_part(self, part: str, like: Any, name: str = "auto") -> tuple[Any, dict[str, Any]]:
         """One part (``params``, ``carry``) of a checkpoint, with the structure of ``like``.
 
-        ``name``: 'best' or 'last'; empty: the best, or the last where nothing was validated. Gives
-        the checkpoint's meta too, with its ``name`` in it.
+        ``name``: 'best', 'last', or 'auto': the best, or the last where nothing was validated.
+        Gives the checkpoint's meta too, with its ``name`` in it.
         """
-        if not name:
+        if name == "auto":
             name = "best" if self.checkpoint_path("best").exists() else "last"
         path = self.checkpoint_path(name)
         if not path.exists():

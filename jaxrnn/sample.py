@@ -32,15 +32,15 @@ class SampleOptions:
     length: int = 1000
     """symbols to generate"""
     temperature: float = 0.8
-    """below 1 bolder, above 1 wilder; 0: always the likeliest symbol"""
+    """below 1 safer, above 1 wilder; 0: always the likeliest symbol"""
     top_k: int = 0
     """draw from the k likeliest symbols only; 0: from all"""
     top_p: float = 1.0
     """draw from the likeliest symbols that together have this probability"""
     seed: int = 0
     """of the draws: the same seed gives the same text"""
-    checkpoint: Literal["", "best", "last"] = ""
-    """which parameters; empty: the best, or the last where nothing was validated"""
+    checkpoint: Literal["auto", "best", "last"] = "auto"
+    """which parameters; auto: the best, or the last where nothing was validated"""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """where to compute"""
 

@@ -223,7 +223,7 @@ def evaluate(
 
 
 def load_model(
-    task: Task, run: Run, checkpoint: str = ""
+    task: Task, run: Run, checkpoint: str = "auto"
 ) -> tuple[Skeleton, Params, dict[str, Any]]:
     """A run's model for inference: its skeleton, the best, last or default parameters, the meta."""
     _, skeleton, state = initial_state(task, run.config)
@@ -231,7 +231,7 @@ def load_model(
     return skeleton, jax.tree.map(jnp.array, params), meta
 
 
-def load_carry(task: Task, run: Run, checkpoint: str = "") -> Any:
+def load_carry(task: Task, run: Run, checkpoint: str = "auto") -> Any:
     """The recurrent state that a checkpoint's training was at."""
     _, _, state = initial_state(task, run.config)
     return jax.tree.map(jnp.array, run.load_part("carry", state.carry, checkpoint)[0])
@@ -371,9 +371,10 @@ def train(
                 break
     finally:
         display.stop()
-    draw(run, task)
+        draw(run, task)
     if reason in ("done", "early stop"):
-        task.illustrate(eval_skeleton, state.params, state.carry, data, run.path)
+        _, params, _ = load_model(task, run)
+        task.illustrate(eval_skeleton, params, load_carry(task, run), data, run.path)
     return Outcome(reason, step, progress, line)
 
 
@@ -397,7 +398,10 @@ def draw(run: Run, task: Task) -> None:
     lines = run.metrics()
     if not lines:
         return
-    plots.loss(run.path / "loss.png", lines, task.monitor, run.path.name)
+    title = (
+        f"{run.path.name}: {run.config.cell}, {run.config.num_layers} x {run.config.hidden_size}"
+    )
+    plots.loss(run.path / "loss.png", lines, task.monitor, title)
     samples = [f"--- step {m['step']} ---\n{m['sample']}\n" for m in lines if "sample" in m]
     if samples:
         (run.path / "samples.txt").write_text("\n".join(samples), encoding="utf-8")

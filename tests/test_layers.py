@@ -705,3 +705,33 @@ def test_a_cell_refuses_a_state(name, state, error, message):
 )
 def test_linear_and_embedding_refuse_sizes(unchecked, kind, args, error, message):
     refused(lambda: kind(*args, rngs=nnx.Rngs(0)), error, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dtype": "foo"}, TypeError, "dtype is 'foo', expected a floating dtype"),
+        ({"param_dtype": None}, TypeError, "param_dtype is None, expected a floating dtype"),
+        ({"backend": ["scan"]}, ValueError, r"backend is \['scan'\], expected one of"),
+        ({"rngs": 0}, TypeError, "rngs is int, expected flax.nnx.Rngs"),
+        ({"rngs": None}, TypeError, "rngs is NoneType, expected flax.nnx.Rngs"),
+        ({"rngs": nnx.Rngs(params=0)}, ValueError, "rngs has no stream 'dropout'"),
+    ],
+    ids=str,
+)
+def test_odd_arguments_are_named_too(unchecked, options, error, message):
+    with pytest.raises(error, match=message):
+        jaxrnn.LSTM(4, 6, 2, dropout=0.5, **({"rngs": nnx.Rngs(0)} | options))
+
+
+def test_what_is_no_array_is_named(unchecked):
+    lstm: Any = jaxrnn.LSTM(4, 6, rngs=nnx.Rngs(0))
+    x = np.zeros((5, 3, 4), np.float32)
+    with pytest.raises(TypeError, match="LSTM: x is a NoneType, expected an array"):
+        lstm(None)
+    with pytest.raises(TypeError, match="LSTM: x is a str, expected an array"):
+        lstm("abc")
+    with pytest.raises(TypeError, match="LSTM: state h is a NoneType, expected an array"):
+        lstm(x, (None, None))
+    with pytest.raises(TypeError, match="LSTM: lengths is a list, expected an array"):
+        lstm(x, lengths=[[1], [1, 2]])

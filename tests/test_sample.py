@@ -68,7 +68,7 @@ def test_the_text_is_the_prime_and_what_is_generated(folder, monkeypatch, capsys
     argv = (run, "--prime", "the ", "--length", "70", "--seed", "3", "--temperature", "0.9")
     code, out, err = command(monkeypatch, capsys, *argv, "--top-k", "9", "--top-p", "0.9")
     assert (code, err) == (0, "")
-    task, skeleton, params, _ = cli.open_model(run, "", "auto")
+    task, skeleton, params, _ = cli.open_model(run, "auto", "auto")
     chunks = generate(
         (skeleton, params),
         task.vocabulary.encode("the "),

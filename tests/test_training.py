@@ -555,7 +555,7 @@ def test_models_of_a_run_are_loaded_for_inference(tmp_path, text_file, monkeypat
     config = char_config(text_file, steps=4, eval_every=2, dropout=0.5, run=str(tmp_path / "a"))
     run, _ = train(config)
     task = TASKS["char"].from_facts(run.config, run.facts)
-    for name, expected in (("", "best"), ("best", "best"), ("last", "last")):
+    for name, expected in (("auto", "best"), ("best", "best"), ("last", "last")):
         skeleton, params, meta = training.load_model(task, run, name)
         assert meta["name"] == expected
         arrays = last_of(run, expected)[0]

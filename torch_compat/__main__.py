@@ -42,8 +42,8 @@ class ExportOptions:
     """run directory"""
     to: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """directory to write, made with its parents"""
-    checkpoint: Literal["", "best", "last"] = ""
-    """which parameters; empty: the best, or the last where nothing was validated"""
+    checkpoint: Literal["auto", "best", "last"] = "auto"
+    """which parameters; auto: the best, or the last where nothing was validated"""
     force: bool = False
     """replace DIR if it is an earlier export"""
 

@@ -145,11 +145,11 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def export_run(
-    run: str | Path, directory: str | Path, checkpoint: str = "", force: bool = False
+    run: str | Path, directory: str | Path, checkpoint: str = "auto", force: bool = False
 ) -> Export:
     """Write a run's model as torch loads it, once what was written computes what JAX does.
 
-    ``checkpoint`` is 'best' or 'last'; empty: the best, or the last where nothing was validated.
+    ``checkpoint`` is 'best', 'last', or 'auto': the best, or the last where nothing was validated.
     The directory appears as a whole at the end, with its parents; with ``force`` it takes the
     place of an earlier export.
 

@@ -204,7 +204,9 @@ def next_symbol(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # From the largest on, so that a tiny temperature gives -inf, never inf - inf.
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-30)
     if 0 < top_k < logits.shape[-1]:
         least = logits.sort(-1).values[:, -top_k, None]
         logits = logits.masked_fill(logits < least, -torch.inf)

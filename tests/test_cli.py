@@ -1,0 +1,67 @@
+"""Exit codes and the one line of an error, in a process as a terminal has it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxrnn import cli
+from jaxrnn.errors import InputError
+
+MISTAKES = {
+    (
+        "jaxrnn.train",
+        "char",
+        "--dtype",
+        "float16",
+    ): "invalid choice 'float16' for argument",
+    ("jaxrnn.train", "char", "--hidden-sizes", "3"): "Unrecognized options: --hidden-sizes",
+    ("jaxrnn.train", "char", "--hidden-size", "abc"): "Error parsing --hidden-size: ",
+    ("jaxrnn.train", "char", "--steps"): "--steps",
+    ("jaxrnn.sample",): "RUN",
+    ("torch_compat", "export", "run"): "--to",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistaken_option_is_named_in_one_line(arguments, encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "70"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("; see --help\n")
+    assert MISTAKES[arguments] in done.stderr
+    assert "For full helptext" not in done.stderr
+
+
+def test_exit_codes(capsys):
+    def fail(error):
+        raise error
+
+    assert cli.exit_code(lambda: None) == 0
+    assert cli.exit_code(lambda: 3) == 3
+    assert cli.exit_code(lambda: fail(InputError("no such thing"))) == 2
+    assert cli.exit_code(lambda: fail(OSError(28, "No space left on device"))) == 1
+    assert cli.exit_code(lambda: fail(KeyboardInterrupt())) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["error: no such thing", "error: [Errno 28] No space left on device"]
+
+
+def test_a_reader_that_has_gone_does_not_end_a_run():
+    code = (
+        "from jaxrnn import report\n"
+        "console = report.console()\n"
+        "for k in range(100_000): console.print(f'line {k}')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
