@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -101,7 +102,7 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
     )
 
 
-def outcome(console: Console, task: Task, run: Run, result: Outcome) -> None:
+def outcome(console: Console, task: Any, run: Run, result: Outcome) -> None:
     """How the run ended, what it reached, and what to do next."""
     line, progress, path = result.metrics, result.progress, shlex.quote(str(run.path))
     ended = {"done": "done", "early stop": "stopped early"}.get(result.reason)
@@ -142,7 +143,9 @@ def outcome(console: Console, task: Task, run: Run, result: Outcome) -> None:
     if "sample" in line:
         sample = re.sub(r"\n{3,}", "\n\n", line["sample"].strip("\n"))
         console.print(f"\n{sample}\n", markup=False)
-        commands.insert(0, f"jaxrnn.sample {path} --length 500")
+        known = task.vocabulary.kind == "bytes" or set("The ") <= set(task.vocabulary.symbols)
+        prime = ' --prime "The "' if known else ""
+        commands.insert(0, f"jaxrnn.sample {path}{prime} --length 500")
     if progress.best is not None:
         commands.insert(0, f"jaxrnn.evaluate {path}")
     for k, command in enumerate(commands):
