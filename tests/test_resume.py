@@ -76,10 +76,8 @@ def run_process(folder: Path, *commands: tuple[str, ...], trap: str = "") -> dic
     """Run command lines in one process, the trap set before the last one."""
     lines = [f"assert train.run_command({list(command)!r}) == 0" for command in commands[:-1]]
     lines += [trap, f"sys.exit(train.run_command({list(commands[-1])!r}))"]
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(jaxrnn.__file__).parents[1]),
-        "JAX_PLATFORMS": "cpu",
-    }
+    paths = [str(Path(jaxrnn.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(
         [sys.executable, "-c", TRAPS + "\n".join(lines)],
         cwd=folder,
