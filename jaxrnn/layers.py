@@ -25,124 +25,24 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxrnn import recurrence
+from jaxrnn.arguments import (
+    as_array,
+    check_backend,
+    check_bool,
+    check_dtype,
+    check_input,
+    check_nonlinearity,
+    check_rngs,
+    check_shape,
+    check_size,
+    check_state,
+)
 from jaxrnn.cells import CELLS, Cell
 from jaxrnn.recurrence import Weights, state_dtype
-
-NONLINEARITIES = ("tanh", "relu")
-
-
-def _check_size(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is {value!r}, expected an int")
-    if value < least:
-        raise ValueError(f"{name} is {value}, expected at least {least}")
-    return int(value)
-
-
-def _check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, expected a bool")
-    return bool(value)
-
-
-def _check_dtype(name: str, dtype: DTypeLike) -> jnp.dtype:
-    try:
-        known = None if dtype is None else jnp.dtype(dtype)
-    except TypeError:
-        known = None
-    if known is None or not jnp.issubdtype(known, jnp.floating):
-        raise TypeError(f"{name} is {dtype!r}, expected a floating dtype, as jnp.float32")
-    dtype = known
-    if dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            f"{name} is float64, which JAX has switched off; "
-            "call jax.config.update('jax_enable_x64', True) first"
-        )
-    return dtype
-
-
-def _check_backend(backend: Any) -> str:
-    if not isinstance(backend, str) or backend not in ("auto", *recurrence.BACKENDS):
-        raise ValueError(
-            f"backend is {backend!r}, expected one of {['auto', *recurrence.BACKENDS]}"
-        )
-    return backend
-
-
-def _check_nonlinearity(nonlinearity: Any) -> str:
-    if nonlinearity not in NONLINEARITIES:
-        raise ValueError(f"nonlinearity is {nonlinearity!r}, expected one of {NONLINEARITIES}")
-    return nonlinearity
-
-
-def _check_rngs(rngs: Any, *streams: str) -> None:
-    if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"rngs is {type(rngs).__name__}, expected flax.nnx.Rngs, as nnx.Rngs(0)")
-    for stream in streams:
-        if stream not in rngs and "default" not in rngs:
-            raise ValueError(f"rngs has no stream {stream!r}; use nnx.Rngs(0, {stream}=1)")
-
-
-def _as_array(name: str, value: Any) -> jax.Array:
-    try:
-        return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} is a {type(value).__name__}, expected an array") from error
-
-
-def _as_floating(name: str, value: ArrayLike) -> jax.Array:
-    value = _as_array(name, value)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating dtype")
-    return value
-
-
-def _check_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...], meaning: str) -> None:
-    if got != expected:
-        raise ValueError(f"{name} has shape {got}, expected {expected}: {meaning}")
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float, dtype: DTypeLike) -> nnx.Param:
     return nnx.Param(jax.random.uniform(rngs.params(), shape, dtype, -bound, bound))
-
-
-def _input(
-    owner: str, x: ArrayLike, ndims: tuple[int, int], size: int, dtype: Any, param_dtype: Any
-) -> jax.Array:
-    """x as an array of the dtype to compute in, its dtype, rank and last dimension checked."""
-    x = _as_floating(f"{owner}: x", x)
-    if x.ndim not in ndims:
-        raise ValueError(
-            f"{owner}: x has shape {x.shape}, expected {ndims[1]} dimensions, or {ndims[0]} "
-            "without a batch"
-        )
-    if x.shape[-1] != size:
-        raise ValueError(
-            f"{owner}: x has shape {x.shape}, expected a last dimension of input_size={size}"
-        )
-    if dtype is None and x.dtype != param_dtype:
-        raise ValueError(
-            f"{owner}: x has dtype {x.dtype}, expected the parameters' {param_dtype}; cast x, or "
-            "construct the module with dtype=... to say in which dtype to compute"
-        )
-    return x.astype(dtype or param_dtype)
-
-
-def _state(owner: str, names: str, state: Any, shapes: list[tuple[int, ...]]) -> list[jax.Array]:
-    """The members of a state, counted, their dtypes and shapes checked."""
-    if len(shapes) == 1:
-        members = [state]
-    elif isinstance(state, (tuple, list)) and len(state) == len(shapes):
-        members = list(state)
-    else:
-        got = f"{len(state)} members" if isinstance(state, (tuple, list)) else type(state).__name__
-        raise TypeError(f"{owner}: state is {got}, expected a tuple {names}")
-    arrays = []
-    for name, member, shape in zip(names.strip("()").split(", "), members, shapes, strict=True):
-        member = _as_floating(f"{owner}: state {name}", member)
-        _check_shape(f"{owner}: state {name}", member.shape, shape, "as x and the sizes require")
-        arrays.append(member)
-    return arrays
 
 
 class _Recurrent(nnx.Module):
@@ -167,25 +67,25 @@ class _Recurrent(nnx.Module):
         param_dtype: DTypeLike,
         backend: str,
     ):
-        self.input_size = _check_size("input_size", input_size)
-        self.hidden_size = _check_size("hidden_size", hidden_size)
-        self.num_layers = _check_size("num_layers", num_layers)
-        self.bias = _check_bool("bias", bias)
-        self.batch_first = _check_bool("batch_first", batch_first)
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.num_layers = check_size("num_layers", num_layers)
+        self.bias = check_bool("bias", bias)
+        self.batch_first = check_bool("batch_first", batch_first)
         if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real):
             raise TypeError(f"dropout is {dropout!r}, expected a number in [0, 1]")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is {dropout}, expected a probability in [0, 1]")
         self.dropout = float(dropout)
-        self.bidirectional = _check_bool("bidirectional", bidirectional)
-        self.proj_size = _check_size("proj_size", proj_size, least=0)
+        self.bidirectional = check_bool("bidirectional", bidirectional)
+        self.proj_size = check_size("proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
             raise ValueError(
                 f"proj_size is {proj_size}, expected less than hidden_size={hidden_size}"
             )
-        self.dtype = None if dtype is None else _check_dtype("dtype", dtype)
-        self.param_dtype = _check_dtype("param_dtype", param_dtype)
-        self.backend = _check_backend(backend)
+        self.dtype = None if dtype is None else check_dtype("dtype", dtype)
+        self.param_dtype = check_dtype("param_dtype", param_dtype)
+        self.backend = check_backend(backend)
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} has no effect with num_layers=1: it is applied after every "
@@ -194,7 +94,7 @@ class _Recurrent(nnx.Module):
             )
         self.cell = cell
         has_masks = self.dropout > 0 and self.num_layers > 1
-        _check_rngs(rngs, "params", *["dropout"][:has_masks])
+        check_rngs(rngs, "params", *["dropout"][:has_masks])
         gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
         for layer in range(self.num_layers):
             layer_input = self.num_directions * self.output_size if layer else self.input_size
@@ -284,7 +184,7 @@ class _Recurrent(nnx.Module):
             ValueError, TypeError: naming the argument, what it is and what it must be.
         """
         owner = type(self).__name__
-        x = _input(owner, x, (2, 3), self.input_size, self.dtype, self.param_dtype)
+        x = check_input(owner, x, (2, 3), self.input_size, self.dtype, self.param_dtype)
         batched = x.ndim == 3
         time_axis = 1 if batched and self.batch_first else 0
         lead = x.shape[:-1]
@@ -301,14 +201,14 @@ class _Recurrent(nnx.Module):
             sizes = (self.output_size, self.hidden_size)[: self.cell.num_states]
             shapes = [(layers, *batch, size) for size in sizes]
             names = "(h, c)" if self.cell.num_states > 1 else "h"
-            members = _state(owner, names, state, shapes)
+            members = check_state(owner, names, state, shapes)
         if lengths is not None:
             lengths = self._check_lengths(owner, lengths, batch, num_steps)
         if resets is not None:
-            resets = _as_array(f"{owner}: resets", resets)
+            resets = as_array(f"{owner}: resets", resets)
             if resets.dtype != jnp.bool_:
                 raise TypeError(f"{owner}: resets has dtype {resets.dtype}, expected bool")
-            _check_shape(f"{owner}: resets", resets.shape, lead, "one bool a step and sequence")
+            check_shape(f"{owner}: resets", resets.shape, lead, "one bool a step and sequence")
 
         if not batched:
             x, members = x[:, None], [m[:, None] for m in members]
@@ -335,7 +235,7 @@ class _Recurrent(nnx.Module):
             raise TypeError(f"{owner}: lengths is a {got}, expected an array") from error
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise TypeError(f"{owner}: lengths has dtype {array.dtype}, expected integers")
-        _check_shape(f"{owner}: lengths", array.shape, batch, "one length a sequence")
+        check_shape(f"{owner}: lengths", array.shape, batch, "one length a sequence")
         if known and array.size and (array.min() < 1 or array.max() > num_steps):
             bad = array.min() if array.min() < 1 else array.max()
             raise ValueError(f"{owner}: lengths holds {bad}, expected 1 <= length <= T={num_steps}")
@@ -397,7 +297,7 @@ class RNN(_Recurrent):
         backend: str = "auto",
     ):
         _no_projection("RNN", proj_size)
-        self.nonlinearity = _check_nonlinearity(nonlinearity)
+        self.nonlinearity = check_nonlinearity(nonlinearity)
         super().__init__(
             CELLS[f"rnn_{nonlinearity}"],
             input_size,
@@ -515,14 +415,14 @@ class _Cell(nnx.Module):
         param_dtype: DTypeLike,
         backend: str,
     ):
-        self.input_size = _check_size("input_size", input_size)
-        self.hidden_size = _check_size("hidden_size", hidden_size)
-        self.bias = _check_bool("bias", bias)
-        self.dtype = None if dtype is None else _check_dtype("dtype", dtype)
-        self.param_dtype = _check_dtype("param_dtype", param_dtype)
-        self.backend = _check_backend(backend)
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.bias = check_bool("bias", bias)
+        self.dtype = None if dtype is None else check_dtype("dtype", dtype)
+        self.param_dtype = check_dtype("param_dtype", param_dtype)
+        self.backend = check_backend(backend)
         self.cell = cell
-        _check_rngs(rngs, "params")
+        check_rngs(rngs, "params")
         gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
         self.weight_ih = _uniform(rngs, (gate_size, self.input_size), bound, self.param_dtype)
         self.weight_hh = _uniform(rngs, (gate_size, self.hidden_size), bound, self.param_dtype)
@@ -535,14 +435,14 @@ class _Cell(nnx.Module):
         Returns the next state, float32 at least; zeros stand for a state that is None.
         """
         owner = type(self).__name__
-        x = _input(owner, x, (1, 2), self.input_size, self.dtype, self.param_dtype)
+        x = check_input(owner, x, (1, 2), self.input_size, self.dtype, self.param_dtype)
         batched, num_states = x.ndim == 2, self.cell.num_states
         shape = (*x.shape[:-1], self.hidden_size)
         if state is None:
             members = [jnp.zeros(shape, state_dtype(x.dtype))] * num_states
         else:
             names = "(h, c)" if num_states > 1 else "h"
-            members = _state(owner, names, state, [shape] * num_states)
+            members = check_state(owner, names, state, [shape] * num_states)
         if not batched:
             x, members = x[None], [m[None] for m in members]
         weights = Weights(
@@ -572,7 +472,7 @@ class RNNCell(_Cell):
         param_dtype: DTypeLike = jnp.float32,
         backend: str = "auto",
     ):
-        self.nonlinearity = _check_nonlinearity(nonlinearity)
+        self.nonlinearity = check_nonlinearity(nonlinearity)
         cell = CELLS[f"rnn_{nonlinearity}"]
         super().__init__(cell, input_size, hidden_size, bias, rngs, dtype, param_dtype, backend)
 
@@ -630,12 +530,12 @@ class Linear(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        bound = _check_size("in_features", in_features) ** -0.5
-        shape = (_check_size("out_features", out_features), in_features)
-        self.dtype = None if dtype is None else _check_dtype("dtype", dtype)
-        self.param_dtype = _check_dtype("param_dtype", param_dtype)
+        bound = check_size("in_features", in_features) ** -0.5
+        shape = (check_size("out_features", out_features), in_features)
+        self.dtype = None if dtype is None else check_dtype("dtype", dtype)
+        self.param_dtype = check_dtype("param_dtype", param_dtype)
         self.weight = _uniform(rngs, shape, bound, self.param_dtype)
-        has_bias = _check_bool("bias", bias)
+        has_bias = check_bool("bias", bias)
         self.bias = _uniform(rngs, shape[:1], bound, self.param_dtype) if has_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -659,10 +559,10 @@ class Embedding(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
     ):
         shape = (
-            _check_size("num_embeddings", num_embeddings),
-            _check_size("embedding_dim", embedding_dim),
+            check_size("num_embeddings", num_embeddings),
+            check_size("embedding_dim", embedding_dim),
         )
-        dtype = _check_dtype("param_dtype", param_dtype)
+        dtype = check_dtype("param_dtype", param_dtype)
         self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, dtype))
 
     def __call__(self, ids: jax.Array) -> jax.Array:

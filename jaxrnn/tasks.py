@@ -25,7 +25,7 @@ from jaxtyping import Array
 from jaxrnn import losses, plots
 from jaxrnn.config import CharConfig, SeriesConfig, TrainConfig
 from jaxrnn.data import series, text
-from jaxrnn.data.streams import Batch, Window, windows
+from jaxrnn.data.streams import Batch, Streams, Window, windows
 from jaxrnn.errors import InputError
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.char_lm import CharLM, generate
@@ -122,10 +122,14 @@ class Task(Protocol):
         ...
 
 
-def _dtypes(config: TrainConfig) -> dict[str, Any]:
-    """Parameters stay float32 where matmuls are bfloat16."""
-    param_dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
-    return {"dtype": jnp.dtype(config.dtype), "param_dtype": param_dtype}
+def _body(config: TrainConfig) -> dict[str, Any]:
+    """The options that every model takes; parameters stay float32 where matmuls are bfloat16."""
+    names = ("cell", "hidden_size", "num_layers", "dropout", "backend")
+    return {
+        **{name: getattr(config, name) for name in names},
+        "dtype": jnp.dtype(config.dtype),
+        "param_dtype": jnp.float64 if config.dtype == "float64" else jnp.float32,
+    }
 
 
 def _digest(*arrays: np.ndarray) -> str:
@@ -195,14 +199,9 @@ class CharTask:
         """See ``Task``."""
         return CharLM(
             self.vocabulary.size,
-            cell=self.config.cell,
-            hidden_size=self.config.hidden_size,
-            num_layers=self.config.num_layers,
-            dropout=self.config.dropout,
             embedding_size=self.config.embedding_size,
             rngs=rngs,
-            backend=self.config.backend,
-            **_dtypes(self.config),
+            **_body(self.config),
         )
 
     def loss(self, model: CharLM, inputs, targets, state, rngs) -> tuple[Array, Any]:
@@ -218,7 +217,7 @@ class CharTask:
     def metrics(self, sums: dict[str, float], count: int) -> dict[str, float]:
         """Nats and bits a symbol, and perplexity."""
         nats = sums["nats"] / count
-        perplexity = math.exp(min(nats, 700))  # the largest that a float holds
+        perplexity = math.exp(min(nats, 700))  # more would not fit a float
         return {"nats": nats, "bits": nats / math.log(2), "perplexity": perplexity}
 
     def prime(self, start: str) -> np.ndarray:
@@ -295,10 +294,12 @@ class SeriesTask:
                         f"--{flag} is {given!r}: the built-in sine has none; add --data"
                     )
             data = series.sine_data(config.seq_len)
+        train = data.train
+        trained = (train.inputs, train.targets) if isinstance(train, Streams) else ()
         found = {
             "target": data.target,
             "scaler": data.scaler.to_dict(),
-            "digest": _digest(data.val_inputs, data.val_targets),
+            "digest": _digest(*trained, data.val_inputs, data.val_targets),
         }
         _pin(found, facts, config)
         held_out = _held_out(data.val_inputs, data.val_targets, data.counted_from)
@@ -316,15 +317,7 @@ class SeriesTask:
 
     def model(self, rngs: nnx.Rngs) -> Forecaster:
         """See ``Task``."""
-        return Forecaster(
-            cell=self.config.cell,
-            hidden_size=self.config.hidden_size,
-            num_layers=self.config.num_layers,
-            dropout=self.config.dropout,
-            rngs=rngs,
-            backend=self.config.backend,
-            **_dtypes(self.config),
-        )
+        return Forecaster(rngs=rngs, **_body(self.config))
 
     def loss(self, model: Forecaster, inputs, targets, state, rngs) -> tuple[Array, Any]:
         """See ``Task``."""

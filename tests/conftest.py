@@ -20,18 +20,6 @@ import jaxtyping
 import pytest
 
 
-def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run tests marked slow")
-
-
-def pytest_collection_modifyitems(config, items):
-    for item in items:
-        if "slow" in item.keywords and not config.getoption("--slow"):
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-        if "gpu" in item.keywords and jax.default_backend() == "cpu":
-            item.add_marker(pytest.mark.skip(reason="gpu: no accelerator here"))
-
-
 @pytest.fixture
 def unchecked():
     """Annotations aren't enforced, as for users: the exceptions that are left are our own."""

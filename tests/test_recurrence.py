@@ -154,12 +154,6 @@ def assert_same(found, expected, dtype="float64"):
         assert_close(found[name], value, dtype, name)
 
 
-def skip_unsupported(backend, case, **arrays):
-    spec = spec_of(case, masked="lengths" in arrays, resets="resets" in arrays)
-    if (reason := BACKENDS[backend].supports(spec)) is not None:
-        pytest.skip(f"{backend}: {reason}")
-
-
 def spec_of(case, **changes):
     fields = {
         "cell": case.cell,
@@ -278,7 +272,6 @@ def test_the_reference_agrees_with_finite_differences_in_both_modes(kind):
 @pytest.mark.parametrize(("mask", "bias"), [*((mask, True) for mask in MASKS), ("both", False)])
 def test_a_backend_is_the_reference(backend, kind, reverse, mask, bias):
     case = make(kind, bias=bias)
-    skip_unsupported(backend, case, **MASKS[mask])
     found = results(case, jit=quick_jit, backend=backend, reverse=reverse, **MASKS[mask])
     assert_same(found, reference_results(kind, reverse, mask, bias=bias))
 
@@ -291,7 +284,6 @@ def test_a_backend_is_the_reference(backend, kind, reverse, mask, bias):
 )
 def test_a_backend_is_the_reference_in_narrow_types(backend, kind, reverse, mask, dtype):
     case = make(kind, dtype=dtype)
-    skip_unsupported(backend, case, **MASKS[mask])
     found = results(case, backend=backend, reverse=reverse, **MASKS[mask])
     for name, value in found.items():
         narrow = name in ("y", "gradient of x")
@@ -303,7 +295,6 @@ def test_a_backend_is_the_reference_in_narrow_types(backend, kind, reverse, mask
 @kinds
 def test_parameters_in_bfloat16_get_gradients_in_bfloat16(backend, kind):
     case = make(kind, dtype="bfloat16", param_dtype="bfloat16")
-    skip_unsupported(backend, case)
     dtypes = jax.eval_shape(lambda: results(case, backend=backend, jit=lambda f: f))
     for name, value in dtypes.items():
         assert value.dtype == ("float32" if "state" in name else "bfloat16"), name
@@ -345,7 +336,6 @@ def test_any_lengths_and_any_resets(backend, kind, reverse, lengths, resets):
 @each_kind_and_direction
 def test_padding_has_no_influence_and_no_gradient(backend, kind, reverse):
     case = make(kind)
-    skip_unsupported(backend, case, lengths=LENGTHS, resets=RESETS)
     padding = np.arange(T)[:, None] >= np.asarray(LENGTHS)
 
     @quick_jit
@@ -367,7 +357,6 @@ def test_padding_has_no_influence_and_no_gradient(backend, kind, reverse):
 @a_few_kinds_and_directions
 def test_a_sequence_is_its_three_chunks(backend, kind, reverse):
     case = make(kind)
-    skip_unsupported(backend, case, resets=RESETS)
     # Backwards, an episode's end shows in the step after it, which a chunk can't see.
     resets = None if reverse else RESETS
     chunks = [slice(0, 2), slice(2, 3), slice(3, 5)]
@@ -393,7 +382,6 @@ def test_a_sequence_is_its_three_chunks(backend, kind, reverse):
 @pytest.mark.parametrize("kind", ["rnn_relu", "lstm_proj", "gru"])
 def test_reverse_is_a_flip(backend, kind):
     case = make(kind)
-    skip_unsupported(backend, case, lengths=LENGTHS)
     t, length = np.arange(T)[:, None], np.asarray(LENGTHS)[None]
     mirrored = np.where(t < length, length - 1 - t, t), np.arange(B)[None]
 
@@ -425,7 +413,6 @@ def influence(backend, case, reverse, **arrays):
 @each_kind_and_direction
 def test_outputs_hang_on_the_steps_before_and_no_others(backend, kind, reverse):
     case = make(kind)
-    skip_unsupported(backend, case, resets=RESETS)
     t, s = np.arange(T)[:, None], np.arange(T)[None, :]
     before = (s >= t) if reverse else (s <= t)
     found = influence(backend, case, reverse)
@@ -444,7 +431,6 @@ def test_outputs_hang_on_the_steps_before_and_no_others(backend, kind, reverse):
 def test_joined_episodes_are_the_episodes_apart(backend, kind, reverse):
     """Only the episode that is run first starts from the given state, all others from zeros."""
     case = make(kind)
-    skip_unsupported(backend, case, resets=RESETS)
     starts = [0, 2, 3]
     episodes = [slice(a, b) for a, b in itertools.pairwise([*starts, T])]
     first, final = (episodes[-1], episodes[0]) if reverse else (episodes[0], episodes[-1])
@@ -469,7 +455,6 @@ def test_joined_episodes_are_the_episodes_apart(backend, kind, reverse):
 @each_kind_and_direction
 def test_second_derivatives_are_the_references(backend, kind, reverse):
     case = make(kind)
-    skip_unsupported(backend, case, **MASKS["both"])
     direction = jax.tree.map(
         lambda a: jnp.cos(jnp.arange(a.size) + 1.0).reshape(a.shape), case.arguments
     )
@@ -500,7 +485,6 @@ def test_gradients_of_gradients_agree_with_finite_differences(kind):
 @kinds
 def test_the_hessian_goes_forward_over_reverse(backend, kind):
     case = make(kind)
-    skip_unsupported(backend, case, **MASKS["both"])
 
     def hessian(backend):
         loss = loss_of(case, backend=backend, **MASKS["both"])
@@ -551,7 +535,6 @@ def test_forward_mode_through_scan_is_refused(mode, message):
 @pytest.mark.parametrize("kind", ["lstm_proj", "gru"])
 def test_checkpoint_changes_nothing(backend, kind):
     case = make(kind)
-    skip_unsupported(backend, case, **MASKS["both"])
     options = {"backend": backend, **MASKS["both"]}
     found = everything(case, jax.checkpoint(lambda *a: run(case.cell, *a, **options)))
     assert_same(found, results(case, jit=quick_jit, **options))
@@ -561,7 +544,6 @@ def test_checkpoint_changes_nothing(backend, kind):
 @a_few_kinds_and_directions
 def test_vmap_over_the_batch_is_the_batch(backend, kind, reverse):
     case = make(kind)
-    skip_unsupported(backend, case, **MASKS["both"])
 
     def single(weights, x, state, lengths, resets):
         state = tuple(s[None] for s in state)
@@ -579,7 +561,6 @@ def test_vmap_over_the_batch_is_the_batch(backend, kind, reverse):
 @pytest.mark.parametrize("kind", ["rnn_tanh", "lstm_proj", "gru"])
 def test_vmap_over_parameters_is_an_ensemble(backend, kind):
     case = make(kind)
-    skip_unsupported(backend, case, **MASKS["both"])
     members = [jax.tree.map(lambda w, k=k: w * k, case.weights) for k in (1.0, 0.5)]
     loss = loss_of(case, backend=backend, **MASKS["both"])
     step = jax.value_and_grad(lambda weights: loss(weights, case.x, case.state))
@@ -594,7 +575,6 @@ def test_vmap_over_parameters_is_an_ensemble(backend, kind):
 @backends
 def test_an_empty_batch_and_a_single_step_run(backend):
     case = make("lstm")
-    skip_unsupported(backend, case)
     weights, x, state = case.arguments
     y, last = run(case.cell, weights, x[:, :0], tuple(s[:0] for s in state), backend=backend)
     assert y.shape == (T, 0, H)

@@ -307,3 +307,17 @@ def test_losses_of_the_tasks_are_means_over_all_positions(text_file, rows_file):
         sums, carry_again = task.score(model, inputs, targets, everything, state.carry)
         assert_close(loss, sums[task.monitor] / everything.size)
         jax.tree.map(np.testing.assert_array_equal, carry, carry_again)
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.2])
+def test_a_series_changed_in_one_value_is_not_the_runs(tmp_path, val_fraction):
+    path = tmp_path / "series.csv"
+    values = [(k * 7) % 11 for k in range(40)]
+    path.write_text("value\n" + "\n".join(map(str, values)))
+    config = SeriesConfig(data=str(path), seq_len=5, val_fraction=val_fraction)
+    _, data = TASKS["series"].load(config)
+    TASKS["series"].load(config, data.facts)
+    values[3] += 1
+    path.write_text("value\n" + "\n".join(map(str, values)))
+    with pytest.raises(InputError, match="is not what the run was made with"):
+        TASKS["series"].load(config, data.facts)

@@ -21,22 +21,21 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.layers import LAYERS, Embedding, Linear
+from jaxrnn.layers import Embedding
 from jaxrnn.models import Params, Skeleton, split
+from jaxrnn.models.recurrent_decoder import RecurrentDecoder
 
 CHUNK = 64  # symbols generated in one dispatch
 
 
-class CharLM(nnx.Module):
+class CharLM(RecurrentDecoder):
     """Logits of the next symbol at every step.
 
     Args:
         num_symbols: V, the vocabulary's size.
-        cell: 'lstm', 'gru' or 'rnn'.
-        hidden_size, num_layers: of the recurrent layers.
-        dropout: probability between the layers and before the decoder, in training only.
         embedding_size: width of a learned embedding; 0 for one-hot input.
-        rngs, dtype, param_dtype, backend: as in ``jaxrnn.LSTM``.
+        cell, hidden_size, num_layers, dropout, rngs, dtype, param_dtype, backend: as in
+            ``RecurrentDecoder``, and the errors too.
     """
 
     def __init__(
@@ -58,20 +57,17 @@ class CharLM(nnx.Module):
         self.embedding = (
             Embedding(num_symbols, embedding_size, **embedded) if embedding_size else None
         )
-        self.rnn = LAYERS[cell](
+        super().__init__(
             embedding_size or num_symbols,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            dropout=dropout if num_layers > 1 else 0.0,
+            num_symbols,
+            cell=cell,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            dropout=dropout,
             rngs=rngs,
-            dtype=dtype or param_dtype,
+            dtype=dtype,
             param_dtype=param_dtype,
             backend=backend,
-        )
-        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
-        self.decoder = Linear(
-            hidden_size, num_symbols, rngs=rngs, dtype=dtype, param_dtype=param_dtype
         )
 
     def __call__(
@@ -91,10 +87,7 @@ class CharLM(nnx.Module):
             x = jax.nn.one_hot(ids, self.num_symbols, dtype=self.rnn.dtype)
         else:
             x = self.embedding(ids)
-        y, state = self.rnn(x, state, lengths=lengths, rngs=rngs)
-        if self.dropout is not None:
-            y = self.dropout(y, rngs=rngs)
-        return self.decoder(y), state
+        return self.decode(x, state, lengths, rngs)
 
 
 def next_symbol(

@@ -15,15 +15,16 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.layers import LAYERS, Linear
+from jaxrnn.models.recurrent_decoder import RecurrentDecoder
 
 
-class Forecaster(nnx.Module):
+class Forecaster(RecurrentDecoder):
     """The next value at every step.
 
     Args:
         input_size, output_size: features of a step that are read and predicted.
-        cell, hidden_size, num_layers, dropout, rngs, dtype, param_dtype, backend: as in ``CharLM``.
+        cell, hidden_size, num_layers, dropout, rngs, dtype, param_dtype, backend: as in
+            ``RecurrentDecoder``, and the errors too.
     """
 
     def __init__(
@@ -40,20 +41,17 @@ class Forecaster(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         backend: str = "auto",
     ):
-        self.rnn = LAYERS[cell](
+        super().__init__(
             input_size,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            dropout=dropout if num_layers > 1 else 0.0,
+            output_size,
+            cell=cell,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            dropout=dropout,
             rngs=rngs,
-            dtype=dtype or param_dtype,
+            dtype=dtype,
             param_dtype=param_dtype,
             backend=backend,
-        )
-        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
-        self.decoder = Linear(
-            hidden_size, output_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype
         )
 
     def __call__(
@@ -65,7 +63,4 @@ class Forecaster(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> tuple[Float[Array, "B T O"], Any]:
         """Predictions (float32 at least) and the state; arguments as in ``jaxrnn.LSTM``."""
-        y, state = self.rnn(x, state, lengths=lengths, rngs=rngs)
-        if self.dropout is not None:
-            y = self.dropout(y, rngs=rngs)
-        return self.decoder(y), state
+        return self.decode(x, state, lengths, rngs)

@@ -1,0 +1,69 @@
+"""What our models have in common: recurrent layers, dropout, a linear decoder at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.layers import LAYERS, Linear
+
+
+class RecurrentDecoder(nnx.Module):
+    """``decoder(dropout(rnn(x)))``; models call ``decode`` with what they make of their input.
+
+    Args:
+        input_size, output_size: features of a step that are read and given.
+        cell: 'lstm', 'gru' or 'rnn'.
+        hidden_size, num_layers: of the recurrent layers.
+        dropout: probability between the layers and before the decoder, in training only.
+        rngs, dtype, param_dtype, backend: as in ``jaxrnn.LSTM``; a dtype of None is param_dtype.
+
+    Raises:
+        KeyError for an unknown cell; ValueError, TypeError as ``jaxrnn.LSTM`` does.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        cell: str,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        backend: str,
+    ):
+        self.rnn = LAYERS[cell](
+            input_size,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            dropout=dropout if num_layers > 1 else 0.0,
+            rngs=rngs,
+            dtype=dtype or param_dtype,
+            param_dtype=param_dtype,
+            backend=backend,
+        )
+        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+        self.decoder = Linear(
+            hidden_size, output_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
+
+    def decode(
+        self,
+        x: Float[Array, "B T I"],
+        state: Any,
+        lengths: Int[Array, "B"] | None,
+        rngs: nnx.Rngs | None,
+    ) -> tuple[Float[Array, "B T O"], Any]:
+        """The decoder's output (float32 at least) and the state; arguments as ``jaxrnn.LSTM``'s."""
+        y, state = self.rnn(x, state, lengths=lengths, rngs=rngs)
+        if self.dropout is not None:
+            y = self.dropout(y, rngs=rngs)
+        return self.decoder(y), state
