@@ -8,7 +8,7 @@ from tolerances import assert_close
 
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CHUNK, CharLM, generate, next_symbol
-from jaxrnn.models.forecaster import Forecaster
+from jaxrnn.models.forecaster import Forecaster, forecast
 
 V, B, T, H = 7, 3, 5, 6
 
@@ -287,3 +287,29 @@ def test_generating_from_a_model_in_training_leaves_dropout_out_and_the_mode_alo
     model.eval()
     text_of(model, 1, temperature=0.0)
     assert model.dropout.deterministic
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_forecast_is_the_model_reading_its_own_predictions(cell):
+    options = {"cell": cell, "hidden_size": H, "param_dtype": jnp.float64, "rngs": nnx.Rngs(1)}
+    model = Forecaster(2, 2, **options)
+    skeleton, params = split(model)
+    history = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, 2)))
+    values = forecast(skeleton, params, history, 4)
+    read = history
+    for _ in range(4):
+        prediction, _ = model(read)
+        read = jnp.concatenate([read, prediction[:, -1:]], axis=1)
+    assert values.shape == (B, 4, 2)
+    assert_close(values, read[:, T:])
+    assert_close(forecast(skeleton, params, history, 1), read[:, T : T + 1])
+
+
+def test_a_forecast_names_what_is_wrong():
+    skeleton, params = split(Forecaster(3, 1, rngs=nnx.Rngs(1)))
+    history = jnp.zeros((B, T, 3), jnp.float32)
+    with pytest.raises(ValueError, match="predicts 1 values a step and reads 3: it can't read"):
+        forecast(skeleton, params, history, 2)
+    skeleton, params = split(Forecaster(3, 3, rngs=nnx.Rngs(1)))
+    with pytest.raises(ValueError, match="horizon is 0, expected at least 1 step"):
+        forecast(skeleton, params, history, 0)

@@ -36,9 +36,14 @@ class Skeleton(Generic[Model]):
         return nnx.merge(self.graphdef, state, self.rest)
 
 
-def split(model: Model) -> tuple[Skeleton[Model], Params]:
-    """A model's skeleton and its parameters by torch's names."""
+def skeleton_of(model: Model) -> Skeleton[Model]:
+    """A model's skeleton; its parameters may be shapes alone, as ``nnx.eval_shape`` makes them."""
     graphdef, state, rest = nnx.split(model, nnx.Param, ...)
     paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-    flat = {".".join(map(str, path)): param[...] for path, param in nnx.to_flat_state(state)}
-    return Skeleton(graphdef, paths, rest), flat
+    return Skeleton(graphdef, paths, rest)
+
+
+def split(model: Model) -> tuple[Skeleton[Model], Params]:
+    """A model's skeleton and its parameters by torch's names."""
+    params = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return skeleton_of(model), {".".join(map(str, path)): param[...] for path, param in params}

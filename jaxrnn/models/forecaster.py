@@ -4,17 +4,21 @@ The lesson's ``Simple_RNN`` (udacity/deep-learning-v2-pytorch, time-series) with
 
     model = Forecaster(input_size=1, output_size=1, cell="rnn", hidden_size=32, rngs=nnx.Rngs(0))
     prediction, state = model(x)                              # x (B, T, I), prediction (B, T, O)
+    values = forecast(*split(model), x, 24)                   # the 24 values after x
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.recurrent_decoder import RecurrentDecoder
 
 
@@ -64,3 +68,35 @@ class Forecaster(RecurrentDecoder):
     ) -> tuple[Float[Array, "B T O"], Any]:
         """Predictions (float32 at least) and the state; arguments as in ``jaxrnn.LSTM``."""
         return self.decode(x, state, lengths, rngs)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def forecast(
+    skeleton: Skeleton[Forecaster],
+    params: Params,
+    history: Float[Array, "B T I"],
+    horizon: int,
+) -> Float[Array, "B horizon I"]:
+    """The ``horizon`` values after ``history``, each read as the input of the next step.
+
+    ``skeleton, params`` as ``split`` gives them, in evaluation mode. Raises ValueError where the
+    model does not predict what it reads, or for a horizon below 1.
+    """
+    model = skeleton.merge(params)
+    reads, predicts = model.rnn.input_size, model.decoder.weight.shape[0]
+    if reads != predicts:
+        raise ValueError(
+            f"the model predicts {predicts} values a step and reads {reads}: it can't read its "
+            "own predictions"
+        )
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}, expected at least 1 step")
+
+    def step(carry, _):
+        value, state = carry
+        prediction, state = model(value.astype(history.dtype), state)
+        return (prediction, state), value
+
+    prediction, state = model(history)
+    _, values = jax.lax.scan(step, (prediction[:, -1:], state), None, length=horizon)
+    return values[:, :, 0].swapaxes(0, 1)
