@@ -99,7 +99,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except OSError as error:
         raise InputError(f"can't read the checkpoint {path}: {error.strerror}") from error
     try:
-        arrays = {name: _array(tensor) for name, tensor in safetensors.deserialize(data)}
+        arrays = {name: as_array(tensor) for name, tensor in safetensors.deserialize(data)}
         header_size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + header_size])["__metadata__"]
         version, meta, digest = header["format"], header["meta"], header["sha256"]
@@ -114,7 +114,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, json.loads(meta)
 
 
-def _array(tensor: dict[str, Any]) -> np.ndarray:
+def as_array(tensor: dict[str, Any]) -> np.ndarray:
+    """A tensor as ``safetensors.deserialize`` gives it; raises KeyError for another dtype."""
     return np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
 
 

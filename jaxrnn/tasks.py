@@ -145,8 +145,18 @@ def _fact(facts: dict[str, Any], name: str) -> Any:
     return facts[name]
 
 
+def _check_pinned(pinned: dict[str, Any] | None) -> None:
+    """Raise InputError for a run without data: its weights were imported."""
+    if pinned is not None and _fact(pinned, "digest") == "":
+        raise InputError(
+            "the run was imported without data: evaluate it on a file with --data, or import it "
+            "again with --data to train on"
+        )
+
+
 def _pin(facts: dict[str, Any], pinned: dict[str, Any] | None, config: TrainConfig) -> None:
-    if pinned is not None and facts["digest"] != _fact(pinned, "digest"):
+    """Raise InputError where the data are not those of the run; a digest of None is any data's."""
+    if pinned is not None and _fact(pinned, "digest") not in (None, facts["digest"]):
         source = config.data or "the built-in data"
         raise InputError(
             f"{source} is not what the run was made with: put the same data back, or start "
@@ -172,6 +182,7 @@ class CharTask:
     @classmethod
     def load(cls, config: CharConfig, facts: dict[str, Any] | None = None) -> tuple[CharTask, Data]:
         """See ``Task``."""
+        _check_pinned(facts)
         data = text.load_text(
             config.data,
             config.tokens,
@@ -271,6 +282,7 @@ class SeriesTask:
         cls, config: SeriesConfig, facts: dict[str, Any] | None = None
     ) -> tuple[SeriesTask, Data]:
         """See ``Task``."""
+        _check_pinned(facts)
         if config.data:
             data = series.load_series(
                 config.data,

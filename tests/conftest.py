@@ -6,9 +6,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
-install_import_hook(["jaxrnn", "torch_compat"], "beartype.beartype")
+COMPAT = [path.stem for path in (Path(__file__).parents[1] / "torch_compat").glob("*.py")]
+COMPAT.remove("pt2")  # torch.export traces its Python, and fails on functions that are wrapped
+install_import_hook(["jaxrnn", *(f"torch_compat.{name}" for name in COMPAT)], "beartype.beartype")
 
 import jax
 

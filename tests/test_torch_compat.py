@@ -17,9 +17,10 @@ import torch_compat
 from jaxrnn.data.series import Scaler
 from jaxrnn.data.text import BYTES, Vocabulary
 from jaxrnn.errors import InputError
+from jaxrnn.layers import Linear
 from jaxrnn.models import char_lm, split
 from jaxrnn.models.char_lm import CharLM
-from jaxrnn.models.forecaster import Forecaster
+from jaxrnn.models.forecaster import Forecaster, forecast
 from torch_compat import convert, modules, verify
 
 B, T, I, H, P, V, E, O, L = 3, 5, 4, 6, 2, 7, 5, 2, 2
@@ -182,10 +183,10 @@ def test_a_layer_of_torch_keeps_its_bits_and_stays_apart(dtype):
 
 
 def test_what_has_no_twin_is_named():
-    with pytest.raises(TypeError, match=r"Linear.*expected torch\.nn\.LSTM, GRU, RNN"):
+    with pytest.raises(TypeError, match=r"Linear.*expected torch\.nn's LSTM, GRU, RNN, LSTMCell"):
         torch_compat.from_torch(torch.nn.Linear(2, 3))
-    with pytest.raises(TypeError, match=r"LSTMCell.*jaxrnn's LSTM, GRU, RNN, CharLM, Forecaster"):
-        torch_compat.to_torch(jaxrnn.LSTMCell(2, 3, rngs=nnx.Rngs(0)))
+    with pytest.raises(TypeError, match=r"Linear.*jaxrnn's LSTM, GRU, .*RNNCell, CharLM, Forec"):
+        torch_compat.to_torch(Linear(2, 3, rngs=nnx.Rngs(0)))
 
     class LSTM(torch.nn.LSTM):
         pass
@@ -289,7 +290,7 @@ def test_what_can_not_be_encoded_or_decoded_is_named():
     characters = modules.CharLM(V, hidden_size=H, vocabulary=VOCABULARY)
     data = modules.CharLM(256, hidden_size=H, vocabulary=BYTES.to_dict())
     assert data.decode([97, 195, 98]) == BYTES.decode([97, 195, 98])
-    with pytest.raises(InputError, match="vocabulary of 7 lacks: 'x', 'y'"):
+    with pytest.raises(ValueError, match="vocabulary of 7 lacks: 'x', 'y'"):
         characters.encode("yaxx")
     with pytest.raises(IndexError, match=r"ids in -1\.\.7, expected 0\.\.6"):
         characters.decode([-1, 7])
@@ -313,6 +314,23 @@ def test_a_forecaster_carries_its_scaler():
     theirs = Scaler(12.5, 3.25)
     assert_close(twin.transform(torch.tensor(values)), theirs.transform(values))
     assert_close(twin.inverse(torch.tensor(values)), theirs.inverse(values))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_twin_forecasts_as_the_model(cell):
+    arguments = {"input_size": O, "output_size": O, "cell": cell, "hidden_size": H, "dropout": 0.4}
+    options = arguments | {"num_layers": L, "param_dtype": jnp.dtype("float64")}
+    model = filled(lambda: Forecaster(**options, rngs=nnx.Rngs(0)), "float64")
+    model.eval()
+    twin: Any = torch_compat.to_torch(model).train()
+    history = np.random.default_rng(0).normal(size=(B, T, O))
+    values = forecast(*split(model), jnp.asarray(history), 6)
+    assert_close(twin.forecast(torch.tensor(history), 6), values)
+    assert twin.training
+    with pytest.raises(ValueError, match="horizon is 0, expected at least 1 step"):
+        twin.forecast(torch.tensor(history), 0)
+    with pytest.raises(ValueError, match="predicts 2 values a step and reads 4"):
+        modules.Forecaster(I, O).forecast(torch.zeros(B, T, I), 2)
 
 
 # --- verify
@@ -343,11 +361,29 @@ def test_rows_are_of_parameters_then_of_each_dtype_and_tensor(name, tensors):
 
 
 @pytest.mark.parametrize("name", ["lstm-all", "rnn-relu"])
-def test_layers_are_compared_as_well(name):
+def test_layers_are_compared_as_well_with_every_gradient(name):
     layer = build_layer(name)
-    rows = verify.verify(layer, torch_compat.to_torch(layer))
+    twin = torch_compat.to_torch(layer)
+    rows = verify.compare(verify.Reference(layer), twin, gradients=True)
     assert {row.dtype for row in rows} == {"float64"}
-    assert max(row.difference for row in rows) < 1e-14
+    assert max(row.difference for row in rows) < 1e-13
+    grads = {f"grad {name}" for name in twin.state_dict()}
+    assert {row.tensor for row in rows} >= {"loss", *grads}
+
+
+def test_another_gradient_with_the_same_outputs_is_found():
+    class Cut(modules.Forecaster):
+        def forward(self, x, state=None):
+            y, state = self.rnn(x, state)
+            return self.decoder(y.detach() + 0 * y), state
+
+    model = build("series-rnn")
+    right: Any = torch_compat.to_torch(model)
+    twin = Cut(**right.arguments).double()
+    twin.load_state_dict(right.state_dict())
+    rows = verify.compare(verify.Reference(model), twin, gradients=True)
+    wrong = {row.tensor for row in rows if not row.ok}
+    assert wrong == {f"grad {name}" for name in right.state_dict() if name.startswith("rnn.")}
 
 
 @pytest.mark.parametrize(
@@ -382,7 +418,7 @@ def test_the_last_bit_of_a_parameter_is_found(key, tensors):
     twin = torch_compat.to_torch(model)
     value = twin.state_dict()[key].reshape(-1)
     value[-1] = torch.nextafter(value[-1], torch.tensor(math.inf))
-    found = r"parameters in float32 by .* \(limit 0\)"
+    found = r"parameters of module in float32 by .* \(limit 0\)"
     with pytest.raises(verify.DifferenceError, match=found) as caught:
         verify.verify(model, twin)
     wrong = [row for row in caught.value.rows if not row.ok]
@@ -416,7 +452,7 @@ def test_another_equation_with_the_same_parameters_is_found(change, tensors):
     right: Any = torch_compat.to_torch(model)
     twin = Off(change, **right.arguments).double()
     twin.load_state_dict(right.state_dict())
-    rows = verify.compare(model, twin)
+    rows = verify.compare(verify.Reference(model), twin)
     assert {row.tensor for row in rows if not row.ok} == tensors
 
 
@@ -429,10 +465,10 @@ def test_only_a_state_ignored_is_found():
     right: Any = torch_compat.to_torch(model)
     twin = Forgetful(**right.arguments).double()
     twin.load_state_dict(right.state_dict())
-    assert not any(row.ok for row in verify.compare(model, twin)[1:])
+    assert not any(row.ok for row in verify.compare(verify.Reference(model), twin)[1:])
 
 
 def test_parameters_of_another_model_are_named():
     twin = torch_compat.to_torch(build("char-gru-5-1"))
     with pytest.raises(InputError, match=r"embedding\.weight \(7, 5\) is not expected"):
-        verify.compare(build("char-gru-onehot-2"), twin)
+        verify.compare(verify.Reference(build("char-gru-onehot-2")), twin)

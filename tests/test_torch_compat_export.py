@@ -25,7 +25,9 @@ from jaxrnn.models import split
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from torch_compat import __main__ as command
-from torch_compat import convert, exported, layout, modules
+from torch_compat import directory as directories
+from torch_compat import export_run, layout, modules, verify
+from torch_compat.convert import as_array
 
 ROOT = Path(__file__).parents[1]
 TEXT = "Der Gärtner goß\nthe garden, twice a day.\n" * 20
@@ -106,19 +108,22 @@ def test_the_command_says_what_it_wrote_and_how_far_both_differ(char_export):
     directory, done = char_export
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert lines[0].strip() == "largest differences of torch from JAX"
+    assert lines[0].strip() == "module: largest differences from the JAX model"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
     assert [row[:2] for row in cells] == [
         ["float32", "parameters"],
         *([dtype, name] for dtype in ("float64", "float32") for name in ("output", "h", "c")),
     ]
-    for dtype, name, difference, limit in cells:
+    for dtype, name, difference, relative, limit in cells:
+        assert float(relative) <= float(difference) / 1e-3
         assert float(difference) <= float(limit)
         if name != "parameters":
             assert float(limit) < {"float64": 1e-9, "float32": 1e-4}[dtype]
             assert float(difference) < {"float64": 1e-13, "float32": 1e-5}[dtype]
-    assert "CharLM, " in lines[-2]
-    assert "parameters of the checkpoint 'best' at step" in lines[-2]
+    assert "CharLM, " in lines[-3]
+    assert "parameters of the checkpoint 'best' at step" in lines[-3]
+    size = (directory / "model.py").stat().st_size
+    assert f"model.py ({size:,} bytes)" in lines[-2]
     assert lines[-1].endswith(f"model = torch_compat.load({str(directory)!r})")
 
 
@@ -140,18 +145,23 @@ def test_the_weights_are_the_checkpoints_bits_under_torchs_names(char_run, char_
 
 def test_the_directory_holds_all_that_is_needed_and_nothing_else(char_run, char_export):
     directory, _ = char_export
-    assert listing(directory) == ["config.json", "model.safetensors"]
-    assert listing(directory.parents[1]) == [
-        *("deep", "deep/char", "deep/char/config.json", "deep/char/model.safetensors"),
-    ]
+    assert listing(directory) == ["README.md", "config.json", "model.py", "model.safetensors"]
+    assert listing(directory.parents[1])[:2] == ["deep", "deep/char"]
+    assert len(listing(directory.parents[1])) == 6
     mask = os.umask(0)
     os.umask(mask)
     assert directory.stat().st_mode & 0o777 == 0o777 & ~mask
     _, meta = params_of(char_run, "best")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     about = json.loads((char_run / "run.json").read_text(encoding="utf-8"))["about"]
+    assert len(config.pop("sha256")) == 64
+    versions = config.pop("versions")
+    assert (versions["jaxrnn"], versions["torch"]) == (
+        about["versions"]["jaxrnn"],
+        torch.__version__,
+    )
     assert config == {
-        "format": 1,
+        "format": 2,
         "model": "CharLM",
         "arguments": {
             "num_symbols": len(set(TEXT)),
@@ -171,7 +181,6 @@ def test_the_directory_holds_all_that_is_needed_and_nothing_else(char_run, char_
             "revision": about["revision"],
             "versions": about["versions"],
         },
-        "versions": {"jaxrnn": about["versions"]["jaxrnn"], "torch": torch.__version__},
     }
 
 
@@ -210,11 +219,12 @@ def test_a_series_carries_its_scaler(series, tmp_path):
 @pytest.mark.parametrize(("dtype", "stored"), [("float64", "float64"), ("bfloat16", "float32")])
 def test_runs_of_other_dtypes(dtype, stored, tmp_path):
     run = series_run(tmp_path / "run", dtype)
-    done = convert.export_run(run, tmp_path / "out")
+    done = export_run.export_run(run, tmp_path / "out")
     assert list(dict.fromkeys(row.dtype for row in done.rows)) == list(
         dict.fromkeys([stored, "float64", dtype])
     )
-    assert next(done.model.parameters()).dtype == getattr(torch, stored)
+    loaded = torch_compat.load(tmp_path / "out")
+    assert next(loaded.parameters()).dtype == getattr(torch, stored)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == stored
 
 
@@ -247,29 +257,29 @@ def test_force_replaces_an_export_and_nothing_else(series, tmp_path, capsys):
     assert (out / "config.json").read_text() == "old"
     assert export(series, "--to", out, "--force") == 0
     assert read(out) == first
-    assert listing(tmp_path) == ["out", "out/config.json", "out/model.safetensors"]
+    assert listing(tmp_path) == ["out", *(f"out/{name}" for name in sorted(first))]
 
     (out / "notes.txt").write_text("mine")
     capsys.readouterr()
     assert export(series, "--to", out, "--force") == 2
     assert capsys.readouterr().err == (
-        f"error: --to {out} holds more than an export (notes.txt), which is all that --force "
-        "replaces; choose another\n"
+        f"error: --to {out} holds more than what this command writes (notes.txt), which is all "
+        "that --force replaces; choose another\n"
     )
     for other in ("file", "link"):
         taken = tmp_path / other
         taken.write_text("mine") if other == "file" else taken.symlink_to(out)
         assert export(series, "--to", taken, "--force") == 2
         assert f"--to {taken} is not a directory" in capsys.readouterr().err
-    assert len(listing(tmp_path)) == 6
+    assert len(listing(tmp_path)) == 8
 
 
-def flip_one_bit(model, about, dump=exported.dump):
-    """What ``exported.dump`` gives, but for the lowest bit of the last value."""
-    files = dump(model, about)
-    data = bytearray(files[exported.WEIGHTS])
-    data[-4] ^= 1
-    return files | {exported.WEIGHTS: bytes(data)}
+def flip_one_bit(name, arguments, arrays, about, dump=directories.dump):
+    """What ``directory.dump`` gives, but for the lowest bit of the last value."""
+    key = "decoder.weight"
+    changed = arrays[key].copy()
+    changed.view(np.int32)[-1, -1] ^= 1
+    return dump(name, arguments, {**arrays, key: changed}, about)
 
 
 @pytest.mark.parametrize("before", [None, "old"])
@@ -281,11 +291,13 @@ def test_tampered_weights_are_found_and_nothing_is_written(
         out.mkdir(parents=True)
         (out / "config.json").write_text(before)
     left = listing(tmp_path)
-    monkeypatch.setattr(exported, "dump", flip_one_bit)
+    monkeypatch.setattr(directories, "dump", flip_one_bit)
     assert export(series, "--to", out, *(["--force"] if before else [])) == 1
     printed = capsys.readouterr()
     assert "above" in printed.out
-    assert printed.err.startswith("error: JAX and torch differ by more than rounding: parameters")
+    assert printed.err.startswith(
+        "error: it differs from the JAX model by more than rounding: parameters of module"
+    )
     assert printed.err.endswith(f"; nothing was written to {out}\n")
     assert printed.err.count("\n") == 1
     assert listing(tmp_path) == left
@@ -294,10 +306,10 @@ def test_tampered_weights_are_found_and_nothing_is_written(
 
 
 def test_an_interruption_leaves_nothing(series, tmp_path, monkeypatch):
-    def interrupted(path):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exported, "load", interrupted)
+    monkeypatch.setattr(verify, "compare", interrupted)
     assert export(series, "--to", tmp_path / "deep" / "out") == 130
     assert listing(tmp_path) == []
 
@@ -307,7 +319,7 @@ def test_a_failing_disk_is_one_line_and_leaves_nothing(series, tmp_path, capsys,
         path.write_bytes(data[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert, "write_atomically", full)
+    monkeypatch.setattr(export_run, "write_atomically", full)
     out = tmp_path / "deep" / "out"
     assert export(series, "--to", out) == 2
     assert capsys.readouterr().err == f"error: can't write --to {out}: No space left on device\n"
@@ -358,8 +370,9 @@ def test_what_is_not_a_whole_run_is_one_line(series, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        ([], "no command, expected one of export; see --help"),
-        (["import"], "unknown command 'import', expected one of export; see --help"),
+        ([], "no command, expected one of export, import, verify; see --help"),
+        (["load"], "unknown command 'load', expected one of export, import, verify; see --help"),
+        (["export", "run", "--to", "out", "--format"], "--format is empty, expected at least one"),
         (["export", "run", "--to", ""], "--to is empty, expected a directory to write"),
     ],
 )
@@ -374,7 +387,7 @@ def test_help_has_examples(capsys):
     with pytest.raises(SystemExit) as ended:
         command.run_command(["export", "--help"])
     assert ended.value.code == 0
-    assert "--to exported --checkpoint last" in capsys.readouterr().out
+    assert "--to exported --format pt2 onnx" in capsys.readouterr().out
 
 
 def test_without_torch_the_command_says_how_to_install_it(series, tmp_path):
@@ -388,7 +401,7 @@ def test_without_torch_the_command_says_how_to_install_it(series, tmp_path):
     )
     done = python("-c", code, "export", str(series), "--to", str(tmp_path / "out"))
     assert done.returncode == 2
-    assert done.stderr == "error: torch is not installed: pip install torch\n"
+    assert done.stderr == "error: --format module needs torch: pip install torch\n"
     assert listing(tmp_path) == []
 
 
@@ -410,9 +423,13 @@ def refused(directory):
 
 
 def change(directory, **values):
+    """Another configuration, with a checksum that fits it and the weights."""
     path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(config | values), encoding="utf-8")
+    config = json.loads(path.read_text(encoding="utf-8")) | values
+    del config["sha256"]
+    weights = (directory / "model.safetensors").read_bytes()
+    config["sha256"] = directories._digest(config, weights)
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def test_load_names_the_file_that_is_missing_or_damaged(directory):
@@ -426,9 +443,15 @@ def test_load_names_the_file_that_is_missing_or_damaged(directory):
     assert refused(directory) == (
         f"{directory} is not an exported model: it has no model.safetensors"
     )
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "don't match their checksum" in refused(directory)
     weights.write_bytes(whole)
-    change(directory, format=2)
-    assert refused(directory) == f"{config} has format 2, this version reads 1"
+    config.write_text(config.read_text().replace('"step": ', '"step": 1'))
+    assert "don't match their checksum" in refused(directory)
+    change(directory, format=3)
+    assert refused(directory) == f"{config} has format 3, this version reads 2"
+    config.write_text('{"format": 2, "format": 2}')
+    assert f"{config} is damaged: ValueError(\"'format' is there twice\")" in refused(directory)
     config.write_text("{")
     assert f"{config} is damaged" in refused(directory)
     config.write_text("[]")
@@ -444,6 +467,9 @@ def test_load_names_the_file_that_is_missing_or_damaged(directory):
         {"model": "Transformer"},
         {"arguments": {}},
         {"arguments": []},
+        {"arguments": {"num_layers": 10**12}},
+        {"arguments": {"num_layers": "2"}},
+        {"dtype": 32},
         {"vocabulary": {"kind": "characters", "symbols": "ab"}},
         {"vocabulary": {}},
         {"scaler": {"mean": 0, "std": 1, "target": ""}},
@@ -451,6 +477,9 @@ def test_load_names_the_file_that_is_missing_or_damaged(directory):
     ids=str,
 )
 def test_load_refuses_another_configuration(values, directory):
+    if values.get("arguments"):
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        values = {"arguments": config["arguments"] | values["arguments"]}
     change(directory, **values)
     assert f"{directory / 'config.json'} is damaged" in refused(directory)
 
@@ -463,6 +492,7 @@ def test_load_names_every_parameter_that_does_not_fit(directory):
     tensors["rnn.bias_hh_l1"][3] = torch.nan
     del tensors["rnn.weight_ih_l0"]
     safetensors.torch.save_file(tensors, path)
+    change(directory)
     V = len(set(TEXT))
     assert refused(directory) == (
         f"{path}: parameters don't fit: rnn.weight_ih_l0 is missing, expected (32, 6); "
@@ -476,13 +506,15 @@ def test_load_refuses_another_dtype(directory):
     path = directory / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
     safetensors.torch.save_file({k: t.to(torch.bfloat16) for k, t in tensors.items()}, path)
+    change(directory)
     assert refused(directory) == f"{path} is of dtype bfloat16, config.json says float32"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_every_dtype_survives_the_files(dtype, tmp_path):
     model = modules.Forecaster(cell="lstm", hidden_size=3).to(getattr(torch, dtype))
-    for name, data in exported.dump(model, {"task": "series"}).items():
+    arrays = {name: as_array(tensor) for name, tensor in model.state_dict().items()}
+    for name, data in directories.dump("Forecaster", model.arguments, arrays, {}).items():
         (tmp_path / name).write_bytes(data)
     loaded = torch_compat.load(tmp_path)
     for name, tensor in model.state_dict().items():

@@ -89,6 +89,27 @@ def test_models_are_the_twins_in_order_and_jaxrnns(name, arguments):
     assert {".".join(map(str, path)): param.shape for path, param in params} == expected
 
 
+@pytest.mark.parametrize(("kind", "num_layers", "bias", "bidirectional", "proj_size"), LAYERS)
+def test_sizes_are_read_back_from_names_and_shapes(
+    kind, num_layers, bias, bidirectional, proj_size
+):
+    arguments: dict[str, Any] = {
+        "input_size": I,
+        "hidden_size": H,
+        "bias": bias,
+        "num_layers": num_layers,
+        "bidirectional": bidirectional,
+    }
+    if kind == "lstm":
+        arguments["proj_size"] = proj_size
+    expected = (kind.upper(), arguments)
+    assert layout.read(layout.expected(*expected)) == expected
+    shapes = {f"a.b.{name}": shape for name, shape in layout.expected(*expected).items()}
+    around = {"a.weight": (3, 3), **shapes, **layout.cell(kind, I, H, bias)}
+    sizes = {"input_size": I, "hidden_size": H, "bias": bias}
+    assert layout.find(around) == {"a.b": expected, "": (f"{kind.upper()}Cell", sizes)}
+
+
 def test_what_another_class_or_argument_lacks_is_a_key_error():
     with pytest.raises(KeyError, match="Transformer"):
         layout.expected("Transformer", {})

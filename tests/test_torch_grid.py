@@ -3,11 +3,12 @@
 That grid (``test/test_nn.py``) is RNN, LSTM, GRU and LSTM with projection x bias x bidirectional
 x batch_first x variable lengths, and RNN with its other nonlinearity once per option: 66 cases.
 Here both nonlinearities are crossed with everything: 80, those 66 among them. Torch runs in
-double; ours in float64 with each backend, and in float32.
+double; ours in float64 with each backend, and in float32. The module of one side is the other's,
+converted: from torch for the backend ``scan``, to torch for the others.
 """
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from flax import nnx
 from tolerances import assert_close
 
 import jaxrnn
+import torch_compat
 from jaxrnn.recurrence import BACKENDS
 
 B, T, I, H, P, L = 6, 7, 10, 6, 3, 2
@@ -80,9 +82,8 @@ def unpacked(state):
     return list(state) if isinstance(state, tuple) else [state]
 
 
-def run_torch(case, parameters, x, state, y_weight, state_weights):
-    module = case.build(torch.nn).double()
-    module.load_state_dict({n: torch.tensor(p).double() for n, p in parameters.items()})
+def run_torch(case, module, x, state, y_weight, state_weights):
+    module.double()
     x = torch.tensor(x).double().requires_grad_()
     state = [torch.tensor(s).double().requires_grad_() for s in state]
     if case.variable:
@@ -126,11 +127,18 @@ def test_the_grid_has_80_distinct_cases():
     ("backend", "dtype"), [*((b, "float64") for b in BACKENDS), ("auto", "float32")]
 )
 def test_outputs_states_and_every_gradient_are_torchs(case, backend, dtype):
-    module = case.build(jaxrnn, rngs=nnx.Rngs(0), param_dtype=jnp.dtype(dtype), backend=backend)
-    parameters = {n: np.asarray(p[...]) for n, p in nnx.state(module).items()}
+    if backend == "scan":
+        twin = case.build(torch.nn).double()
+        module: Any = torch_compat.from_torch(twin)
+        module.backend = backend
+    else:
+        options = {"param_dtype": jnp.dtype(dtype), "backend": backend}
+        module = case.build(jaxrnn, rngs=nnx.Rngs(0), **options)
+        twin = torch_compat.to_torch(module)
+        assert type(twin) is getattr(torch.nn, case.kind.partition("_")[0])
     inputs = arrays(case, dtype)
-    expected, expected_grads = run_torch(case, parameters, *inputs)
     values, grads = run_ours(module, case.variable, *inputs)
+    expected, expected_grads = run_torch(case, twin, *inputs)
 
     assert [v.dtype for v in values] == [dtype] * len(values)
     for name, value, right in zip(("y", "h_n", "c_n"), values, expected, strict=False):

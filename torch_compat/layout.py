@@ -10,13 +10,16 @@ renames and never computes. G is gates * H, the gates ordered i, f, g, o (LSTM) 
     CharLM            embedding.weight (V, E) unless one-hot, rnn.*, decoder.weight, decoder.bias
     Forecaster        rnn.*, decoder.weight, decoder.bias
 
-NumPy alone is needed here. Usage::
+The kind of a layer and all its sizes can be read back from names and shapes: the rows of
+weight_hh over its columns are 4 (LSTM), 3 (GRU) or 1 (RNN). NumPy alone is needed here. Usage::
 
     arrays = convert(arrays, expected("CharLM", {"num_symbols": 65, "cell": "lstm", ...}))
+    find(shapes)                  # {"encoder.rnn": ("LSTM", {"input_size": 10, ...}), ...}
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -105,10 +108,14 @@ def _within(owner: str, shapes: Shapes) -> Shapes:
 
 
 _LAYER = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
+_CELL = ("input_size", "hidden_size", "bias")
 _TABLE: dict[str, tuple[Callable[..., Shapes], tuple[str, ...]]] = {
     "LSTM": (lambda *sizes: recurrent("lstm", *sizes), (*_LAYER, "proj_size")),
     "GRU": (lambda *sizes: recurrent("gru", *sizes), _LAYER),
     "RNN": (lambda *sizes: recurrent("rnn", *sizes), _LAYER),
+    "LSTMCell": (lambda *sizes: cell("lstm", *sizes), _CELL),
+    "GRUCell": (lambda *sizes: cell("gru", *sizes), _CELL),
+    "RNNCell": (lambda *sizes: cell("rnn", *sizes), _CELL),
     "CharLM": (
         char_lm,
         ("num_symbols", "cell", "hidden_size", "num_layers", "embedding_size"),
@@ -128,6 +135,74 @@ def expected(name: str, arguments: Mapping[str, Any]) -> Shapes:
     """
     shapes, names = _TABLE[name]
     return shapes(*(arguments[n] for n in names))
+
+
+Layer = tuple[str, dict[str, Any]]
+"""A recurrent layer or cell: the name of torch's class, and the arguments that decide shapes."""
+
+_NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d+)(_reverse)?)?")
+
+
+def find(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Layer]:
+    """Every recurrent layer and cell in a state dict, by its prefix ("" at the top).
+
+    Raises InputError as ``read`` does for one whose sizes can't be read.
+    """
+    owners = [name.rpartition(".") for name in shapes]
+    prefixes = dict.fromkeys(p for p, _, name in owners if re.match(r"weight_hh(_l0)?$", name))
+    return {prefix: read(within(shapes, prefix), prefix) for prefix in prefixes}
+
+
+def within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What a state dict has under a prefix, without it."""
+    start = f"{prefix}." if prefix else ""
+    return {
+        name.removeprefix(start): value for name, value in values.items() if name.startswith(start)
+    }
+
+
+def read(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> Layer:
+    """The layer that has parameters of these names and shapes; ``prefix`` is for messages.
+
+    What is around the layer's first two matrices is presumed to fit them: ``convert`` finds what
+    does not. Raises InputError where there are none, or they are no LSTM's, GRU's or RNN's.
+    """
+    where = f"{prefix}." if prefix else ""
+    suffix = "" if "weight_hh" in shapes else "_l0"
+
+    def matrix(name: str) -> tuple[int, int]:
+        shape = shapes.get(f"{name}{suffix}")
+        if shape is None:
+            raise InputError(f"{where}{name}{suffix} is missing: no recurrent layer is there")
+        if len(shape) != 2 or 0 in shape:
+            raise InputError(f"{where}{name}{suffix} has shape {shape}, expected a matrix")
+        return shape[0], shape[1]
+
+    (_, input_size), (rows, columns) = matrix("weight_ih"), matrix("weight_hh")
+    projection = matrix("weight_hr") if f"weight_hr{suffix}" in shapes else None
+    hidden_size = columns if projection is None else projection[1]
+    kinds = {gates * hidden_size: kind for kind, gates in NUM_GATES.items()}
+    kind = kinds.get(rows)
+    if kind is None or (projection is not None and kind != "lstm"):
+        expected = ", ".join(f"({n}, {columns}) of {k}" for n, k in kinds.items())
+        raise InputError(
+            f"{where}weight_hh{suffix} has shape {(rows, columns)}, expected {expected}, with "
+            f"hidden_size {hidden_size}"
+        )
+    sizes = {
+        "input_size": input_size,
+        "hidden_size": hidden_size,
+        "bias": any(name.startswith("bias_") for name in shapes),
+    }
+    if not suffix:
+        return f"{kind.upper()}Cell", sizes
+    matches = [match for name in shapes if (match := _NAME.fullmatch(name))]
+    stacked = {
+        "num_layers": len({match[2] for match in matches if match[2]}),
+        "bidirectional": any(match[3] for match in matches),
+    }
+    sized = {"proj_size": 0 if projection is None else columns} if kind == "lstm" else {}
+    return kind.upper(), sizes | stacked | sized
 
 
 def convert(arrays: Mapping[str, np.ndarray], expected: Shapes) -> dict[str, np.ndarray]:

@@ -1,22 +1,26 @@
-"""Our models in plain torch.nn, with jaxrnn's parameter names; neither JAX nor jaxrnn is needed.
+"""Our models in plain torch.nn, with jaxrnn's parameter names; torch and safetensors are needed.
+
+An export as ``module`` has the part of this file that its model needs as ``model.py``.
 
 ::
 
     model = torch_compat.load("exported")                      # or CharLM(65, "lstm", 256)
     logits, state = model(ids)                                 # ids (B, T), logits (B, T, V)
     print(model.decode(model.generate(model.encode("The "), 200)))
+    forecast = model.inverse(model.forecast(model.transform(history), 24))
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-
-from jaxrnn.errors import InputError
 
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 """The layers by the name of their cell, as options spell it."""
@@ -104,12 +108,12 @@ class CharLM(nn.Module):
         return torch.cat(drawn) if drawn else prime[:0]
 
     def encode(self, text: str) -> Tensor:
-        """The ids of a text; raises InputError for characters that the vocabulary lacks."""
+        """The ids of a text; raises ValueError for characters that the vocabulary lacks."""
         if self._kind() == "bytes":
             return torch.tensor(list(text.encode("utf-8", "surrogatepass")), dtype=torch.long)
         ids = {symbol: place for place, symbol in enumerate(self._symbols())}
         if unknown := sorted(set(text) - set(ids)):
-            raise InputError(
+            raise ValueError(
                 f"the text has characters that the vocabulary of {len(ids)} lacks: "
                 f"{', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}"
             )
@@ -180,6 +184,32 @@ class Forecaster(nn.Module):
         y, state = self.rnn(x, state)
         return self.decoder(self.dropout(y)), state
 
+    @torch.no_grad()
+    def forecast(self, history: Tensor, horizon: int) -> Tensor:
+        """The ``horizon`` values after ``history`` (B, T, I): (B, horizon, I), all scaled.
+
+        Each step reads the prediction of the one before; dropout is off. Raises ValueError where
+        the model does not predict what it reads.
+        """
+        if self.rnn.input_size != self.decoder.out_features:
+            raise ValueError(
+                f"the model predicts {self.decoder.out_features} values a step and reads "
+                f"{self.rnn.input_size}: it can't read its own predictions"
+            )
+        if horizon < 1:
+            raise ValueError(f"horizon is {horizon}, expected at least 1 step")
+        was_training = self.training
+        self.eval()
+        try:
+            prediction, state = self(history)
+            values = [prediction[:, -1:]]
+            while len(values) < horizon:
+                prediction, state = self(values[-1], state)
+                values.append(prediction)
+        finally:
+            self.train(was_training)
+        return torch.cat(values, dim=1)
+
     def transform(self, values: Tensor) -> Tensor:
         """Scaled values."""
         return (values - self.mean) / self.std
@@ -191,6 +221,21 @@ class Forecaster(nn.Module):
 
 MODELS: dict[str, type[nn.Module]] = {"CharLM": CharLM, "Forecaster": Forecaster}
 """Every model by its class's name."""
+
+
+def load(directory: str | Path | None = None) -> nn.Module:
+    """The model of config.json and model.safetensors in ``directory``, in evaluation mode.
+
+    They are looked for beside this file where no directory is given. ``torch_compat.load`` does
+    the same and names what is wrong with damaged files.
+    """
+    directory = Path(__file__).parent if directory is None else Path(directory)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    carried = {key: config[key] for key in ("vocabulary", "scaler") if key in config}
+    model = globals()[config["model"]](**config["arguments"], **carried)
+    model = model.to(getattr(torch, config["dtype"]))
+    model.load_state_dict(load_file(directory / "model.safetensors"))
+    return model.eval()
 
 
 def next_symbol(

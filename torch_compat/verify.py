@@ -1,4 +1,4 @@
-"""Whether a JAX model and its torch twin compute the same, up to rounding.
+"""Whether a JAX model and what it was exported to compute the same, up to rounding.
 
 Both run on the same random inputs, at two sizes, from zeros and from a random state: in float64,
 where the same equations agree to many digits and others don't, and in the dtypes that the model
@@ -10,20 +10,22 @@ is stored and computes in. Usage::
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from flax import nnx
-from torch import nn
 
+from jaxrnn import losses
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.recurrence import state_dtype
 from torch_compat import layout
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LIMITS = {"float64": 1e-10, "float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """The largest difference that is rounding, of values of order one; of larger ones, relative."""
@@ -36,12 +38,14 @@ SIZES = ((1, 11, False), (3, 7, True))
 
 
 class Row(NamedTuple):
-    """The largest difference of one tensor in one dtype."""
+    """The largest difference of one tensor in one dtype, over all elements and sizes."""
 
+    form: str  # what the model was exported to
     dtype: str
-    tensor: str  # parameters, output, h or c
-    difference: float
-    limit: float
+    tensor: str  # parameters, output, h, c, loss, or grad NAME of a parameter
+    difference: float  # absolute
+    relative: float  # to the tensor's largest magnitude
+    limit: float  # of the absolute one
 
     @property
     def ok(self) -> bool:
@@ -50,52 +54,162 @@ class Row(NamedTuple):
 
 
 class DifferenceError(ArithmeticError):
-    """Both frameworks differ by more than rounding; ``rows`` has all differences."""
+    """Both sides differ by more than rounding; ``rows`` has all differences."""
 
     def __init__(self, rows: list[Row]):
         self.rows = rows
         wrong = ", ".join(
-            f"{row.tensor} in {row.dtype} by {row.difference:.2g} (limit {row.limit:.2g})"
+            f"{row.tensor} of {row.form} in {row.dtype} by {row.difference:.2g} (limit "
+            f"{row.limit:.2g})"
             for row in rows
             if not row.ok
         )
-        super().__init__(f"JAX and torch differ by more than rounding: {wrong}")
+        super().__init__(f"it differs from the JAX model by more than rounding: {wrong}")
 
 
-def verify(model: nnx.Module, twin: nn.Module) -> list[Row]:
-    """As ``compare``; raises DifferenceError where a difference is above its limit."""
-    rows = compare(model, twin)
+def check(rows: list[Row]) -> list[Row]:
+    """The same; raises DifferenceError where a difference is above its limit."""
     if not all(row.ok for row in rows):
         raise DifferenceError(rows)
     return rows
 
 
-def compare(model: nnx.Module, twin: nn.Module, seed: int = 0) -> list[Row]:
+class Reference:
+    """A JAX model and what it gives on the inputs to compare on, each computed once."""
+
+    def __init__(self, model: nnx.Module):
+        self.model = model
+        _, self.params = split(model)
+        self.stored = jnp.dtype(next(iter(self.params.values())).dtype)
+        rnn: Any = getattr(model, "rnn", model)
+        self.computed = jnp.dtype(rnn.dtype or self.stored)
+        self._copies: dict[Any, nnx.Module] = {}
+        self._outputs: dict[Any, Any] = {}
+
+    def held(self, dtype: jnp.dtype) -> jnp.dtype:
+        """That of parameters where the model computes in ``dtype``, which may be narrower."""
+        return max(dtype, self.stored, key=lambda d: d.itemsize)
+
+    def copy(self, dtype: jnp.dtype) -> Any:
+        """The model computing in ``dtype``, in evaluation mode."""
+        if dtype not in self._copies:
+            self._copies[dtype] = _copy(self.model, dtype, self.held(dtype))
+        return self._copies[dtype]
+
+    def outputs(self, dtype: jnp.dtype, size: tuple[int, int, bool]) -> tuple[Any, Any]:
+        """Inputs of a size, and the output and members of the last state that they give."""
+        if (dtype, size) not in self._outputs:
+            held = self.held(dtype)
+            x, state = _inputs(self.model, held, *size, np.random.default_rng(0))
+            self._outputs[dtype, size] = ((x, state), _run_jax(self.copy(dtype), held, x, state))
+        return self._outputs[dtype, size]
+
+    def gradients(self, dtype: jnp.dtype) -> tuple[Any, np.ndarray, Any]:
+        """Inputs, targets, and a loss with its gradient by every parameter."""
+        if dtype not in self._outputs:
+            inputs, (output, *_) = self.outputs(dtype, SIZES[-1])
+            held, rng = self.held(dtype), np.random.default_rng(1)
+            targets = rng.normal(size=output.shape).astype(held).astype(np.float64)
+            if isinstance(self.model, CharLM):
+                targets = rng.integers(self.model.num_symbols, size=output.shape[:-1])
+            found = _gradients_jax(self.copy(dtype), held, targets, *inputs)
+            self._outputs[dtype] = inputs, targets, found
+        return self._outputs[dtype]
+
+
+def verify(model: nnx.Module, twin: nn.Module) -> list[Row]:
+    """As ``compare``; raises DifferenceError where a difference is above its limit."""
+    return check(compare(Reference(model), twin))
+
+
+def compare(
+    reference: Reference, twin: nn.Module, *, form: str = "module", gradients: bool = False
+) -> list[Row]:
     """The largest differences of parameters, outputs and last states, a row for each and dtype.
 
-    Dropout is off; neither module is changed. Raises InputError where the parameters of the two
-    have other names or shapes.
+    With ``gradients``, of a loss and its gradient by every parameter too: cross-entropy with
+    random targets of a ``CharLM``, the mean squared error of other modules. Dropout is off;
+    neither module is changed. Raises InputError where the parameters of the two have other names
+    or shapes.
     """
-    _, params = split(model)
-    stored = jnp.dtype(next(iter(params.values())).dtype)
-    rnn: Any = getattr(model, "rnn", model)
-    computed = jnp.dtype(rnn.dtype or stored)
-    rows = [Row(stored.name, "parameters", _parameter_difference(params, twin), 0.0)]
+    import torch
+
+    theirs = {name: t.detach().double().cpu().numpy() for name, t in twin.state_dict().items()}
+    rows = [compare_parameters(reference, theirs, form)]
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        for dtype in dict.fromkeys([jnp.dtype("float64"), stored, computed]):
-            # A model may compute in less than its parameters' dtype; a torch module has one.
-            held = max(dtype, stored, key=lambda d: d.itemsize)
-            ours = _copy(model, dtype, held)
-            theirs = copy.deepcopy(twin).to(getattr(torch, held.name)).eval()
-            found: dict[str, list[Row]] = {}
+        for dtype in dict.fromkeys([jnp.dtype("float64"), reference.stored, reference.computed]):
+            held = getattr(torch, reference.held(dtype).name)  # a torch module has one dtype
+            other = copy.deepcopy(twin).to(held).eval()
+            pairs: list[tuple[str, np.ndarray, np.ndarray]] = []
             for size in SIZES:
-                inputs = _inputs(model, held, *size, np.random.default_rng(seed))
-                expected, got = _run_jax(ours, held, *inputs), _run_torch(theirs, *inputs)
-                for name, value, other in zip(NAMES, expected, got, strict=False):
-                    difference = float(np.abs(other - value).max())
-                    limit = LIMITS[dtype.name] * max(1.0, float(np.abs(value).max()))
-                    found.setdefault(name, []).append(Row(dtype.name, name, difference, limit))
-            rows += [max(of_name, key=_excess) for of_name in found.values()]
+                inputs, values = reference.outputs(dtype, size)
+                got = zip(values, _run_torch(other, *inputs), strict=True)
+                pairs += [(n, *v) for n, v in zip(NAMES, got, strict=False)]
+            rows += _rows(form, dtype.name, pairs)
+            if gradients:
+                rows += _gradient_rows(form, dtype, reference, other)
+    return rows
+
+
+def compare_parameters(
+    reference: Reference, theirs: dict[str, np.ndarray], form: str = "module"
+) -> Row:
+    """The largest difference of the parameters, of which none is allowed.
+
+    Raises InputError where those of the two have other names or shapes.
+    """
+    shapes = {name: value.shape for name, value in reference.params.items()}
+    arrays = layout.convert(theirs, shapes)
+    pairs = [
+        ("parameters", np.asarray(value, np.float64), arrays[name])
+        for name, value in reference.params.items()
+    ]
+    rows = _each(form, reference.stored.name, pairs, 0.0)
+    return max(rows, key=lambda row: row.difference)
+
+
+def compare_run(
+    reference: Reference, run: Callable[[list[np.ndarray]], list[np.ndarray]], form: str
+) -> list[Row]:
+    """The largest differences of outputs and last states of anything that can be run.
+
+    ``run`` takes x and the members of a state, in the dtype of the parameters (ids are int64), and
+    gives the output and the members of the last state.
+    """
+    stored, pairs = reference.stored, []
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        for size in SIZES:
+            (x, state), expected = reference.outputs(stored, size)
+            # No state is zeros, of the shapes that the last one has.
+            members = [np.zeros_like(value) for value in expected[1:]] if state is None else state
+            given = [v if v.dtype.kind == "i" else v.astype(stored) for v in (x, *members)]
+            got = [np.asarray(value, np.float64) for value in run(given)]
+            pairs += zip(NAMES, expected, got, strict=False)
+    return _rows(form, stored.name, pairs)
+
+
+def _rows(form: str, dtype: str, pairs: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> list[Row]:
+    """A row for each tensor: that of the size at which it is nearest to its limit or above it."""
+    found: dict[str, list[Row]] = {}
+    for row in _each(form, dtype, pairs, LIMITS[dtype]):
+        found.setdefault(row.tensor, []).append(row)
+    return [max(of_name, key=_excess) for of_name in found.values()]
+
+
+def _each(
+    form: str,
+    dtype: str,
+    pairs: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    limit: float,
+    scale: float = 1.0,
+) -> list[Row]:
+    rows = []
+    for name, ours, theirs in pairs:
+        largest = float(np.abs(ours).max())
+        shapes_fit = ours.shape == theirs.shape
+        difference = float(np.abs(theirs - ours).max()) if shapes_fit else np.inf
+        relative = difference / largest if largest else difference
+        rows.append(Row(form, dtype, name, difference, relative, limit * max(scale, largest)))
     return rows
 
 
@@ -104,13 +218,19 @@ def _excess(row: Row) -> float:
     return np.nan_to_num(row.difference / row.limit, nan=np.inf)
 
 
-def _parameter_difference(params: dict[str, Any], twin: nn.Module) -> float:
-    theirs = {name: t.detach().double().cpu().numpy() for name, t in twin.state_dict().items()}
-    arrays = layout.convert(theirs, {name: value.shape for name, value in params.items()})
-    return max(
-        float(np.abs(arrays[name] - np.asarray(value, np.float64)).max())
-        for name, value in params.items()
-    )
+def _gradient_rows(
+    form: str, dtype: jnp.dtype, reference: Reference, theirs: nn.Module
+) -> list[Row]:
+    """Of the loss, and of its gradient by every parameter, beside the largest of all gradients."""
+    inputs, targets, (loss, grads) = reference.gradients(dtype)
+    their_loss, their_grads = _gradients_torch(theirs, targets, *inputs)
+    largest = max(float(np.abs(grad).max()) for grad in grads.values())
+    limit = LIMITS[dtype.name]
+    rows = _each(form, dtype.name, [("loss", loss, their_loss)], limit)
+    for name, grad in grads.items():
+        pair = (f"grad {name}", grad, their_grads[name])
+        rows += _each(form, dtype.name, [pair], limit, largest)
+    return rows
 
 
 def _copy(model: nnx.Module, dtype: jnp.dtype, held: jnp.dtype) -> nnx.Module:
@@ -151,32 +271,84 @@ def _inputs(
     return x, [normal(layers, batch_size, size) for size in sizes]
 
 
+def _jax_inputs(held: jnp.dtype, x: np.ndarray, state: list[np.ndarray] | None) -> tuple[Any, Any]:
+    inputs = jnp.asarray(x) if x.dtype.kind == "i" else jnp.asarray(x, held)
+    members = None if state is None else [jnp.asarray(m, state_dtype(held)) for m in state]
+    return inputs, members and _packed(members)
+
+
 def _run_jax(
     model: nnx.Module, held: jnp.dtype, x: np.ndarray, state: list[np.ndarray] | None
 ) -> list[np.ndarray]:
     """The output and the members of the last state."""
-    inputs = jnp.asarray(x) if x.dtype.kind == "i" else jnp.asarray(x, held)
-    members = None if state is None else [jnp.asarray(m, state_dtype(held)) for m in state]
     skeleton, params = split(model)
     run: Any = jax.jit(lambda params, x, state: skeleton.merge(params)(x, state))
-    result = run(params, inputs, members and _packed(members))
-    return _listed(result, lambda v: np.asarray(v, np.float64))
+    return _listed(run(params, *_jax_inputs(held, x, state)), lambda v: np.asarray(v, np.float64))
+
+
+def _gradients_jax(
+    model: nnx.Module,
+    held: jnp.dtype,
+    targets: np.ndarray,
+    x: np.ndarray,
+    state: list[np.ndarray] | None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    skeleton, params = split(model)
+    is_ids = targets.dtype.kind == "i"
+    loss_of = losses.cross_entropy if is_ids else losses.squared_error
+
+    def loss(params, x, state, targets):
+        merged: Any = skeleton.merge(params)
+        output, _ = merged(x, state)
+        return loss_of(output, targets if is_ids else targets.astype(output.dtype))
+
+    run = jax.jit(jax.value_and_grad(loss))
+    value, grads = run(params, *_jax_inputs(held, x, state), jnp.asarray(targets))
+    as_array = lambda v: np.asarray(v, np.float64)  # noqa: E731
+    return as_array(value), {name: as_array(grad) for name, grad in grads.items()}
+
+
+def _torch_inputs(module: nn.Module, x: np.ndarray, state: list[np.ndarray] | None) -> Any:
+    import torch
+
+    parameter = next(module.parameters())
+
+    def tensor(array: np.ndarray) -> Any:
+        dtype = None if array.dtype.kind == "i" else parameter.dtype
+        return torch.from_numpy(array).to(parameter.device, dtype)
+
+    members = None if state is None else [tensor(member) for member in state]
+    return tensor(x), members and _packed(members), tensor
 
 
 def _run_torch(
     module: nn.Module, x: np.ndarray, state: list[np.ndarray] | None
 ) -> list[np.ndarray]:
     """The output and the members of the last state."""
-    parameter = next(module.parameters())
+    import torch
 
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        dtype = None if array.dtype.kind == "i" else parameter.dtype
-        return torch.from_numpy(array).to(parameter.device, dtype)
-
-    members = None if state is None else [tensor(member) for member in state]
+    inputs, packed, _ = _torch_inputs(module, x, state)
     with torch.no_grad():
-        result = module(tensor(x), members and _packed(members))
+        result = module(inputs, packed)
     return _listed(result, lambda v: v.double().cpu().numpy())
+
+
+def _gradients_torch(
+    module: nn.Module, targets: np.ndarray, x: np.ndarray, state: list[np.ndarray] | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    from torch.nn import functional
+
+    inputs, packed, tensor = _torch_inputs(module, x, state)
+    module.zero_grad()
+    output, _ = module(inputs, packed)
+    goal = tensor(targets)
+    if targets.dtype.kind == "i":
+        loss = functional.cross_entropy(output.flatten(0, -2), goal.flatten())
+    else:
+        loss = functional.mse_loss(output, goal)
+    loss.backward()
+    as_array = lambda v: v.detach().double().cpu().numpy()  # noqa: E731
+    return as_array(loss), {name: as_array(p.grad) for name, p in module.named_parameters()}
 
 
 def _packed(members: list[Any]) -> Any:

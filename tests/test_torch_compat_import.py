@@ -1,0 +1,498 @@
+"""The commands ``import`` and ``verify``, the lesson's checkpoint, and runs that were imported."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tolerances import assert_close
+
+import torch_compat
+from jaxrnn import checkpoint, cli, evaluate, sample, train
+from jaxrnn.config import CharConfig, to_toml
+from jaxrnn.data.series import sine_data
+from torch_compat import __main__ as command
+from torch_compat import directory as directories
+from torch_compat import modules
+from torch_compat.convert import as_array
+
+TEXT = "Der Gärtner goß\nthe garden, twice a day.\n" * 60
+SYMBOLS = "".join(sorted(set(TEXT)))
+V, H = len(SYMBOLS), 6
+
+
+class CharRNN(torch.nn.Module):
+    """The lesson's net: one-hot, LSTM, dropout, linear; with its names."""
+
+    def __init__(self, tokens, n_hidden=H, n_layers=2):
+        super().__init__()
+        self.tokens, self.n_hidden, self.n_layers = tokens, n_hidden, n_layers
+        between = 0.5 if n_layers > 1 else 0.0
+        self.lstm = torch.nn.LSTM(len(tokens), n_hidden, n_layers, True, True, between)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.fc = torch.nn.Linear(n_hidden, len(tokens))
+
+    def forward(self, x, hidden=None):
+        output, hidden = self.lstm(x, hidden)
+        return self.fc(self.dropout(output)), hidden
+
+    def checkpoint(self):
+        return {
+            "n_hidden": self.n_hidden,
+            "n_layers": self.n_layers,
+            "state_dict": self.state_dict(),
+            "tokens": self.tokens,
+        }
+
+
+def shuffled_tokens():
+    """In the lesson they are ``tuple(set(text))``: in any order."""
+    return tuple(SYMBOLS[k] for k in np.random.default_rng(0).permutation(V))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(1)
+    return CharRNN(shuffled_tokens()).eval()
+
+
+def run(*arguments, of=command):
+    return cli.exit_code(lambda: of.run_command([*map(str, arguments)]))
+
+
+def import_(*arguments):
+    return run("import", *arguments)
+
+
+def listing(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def stored(path):
+    """A run's parameters, its configuration, its facts."""
+    arrays, meta = checkpoint.read(path / "checkpoints" / "last.safetensors")
+    assert meta["step"] == 0
+    params = {k.removeprefix("params/"): a for k, a in arrays.items() if k.startswith("params/")}
+    return params, (path / "config.toml").read_text(), json.loads((path / "run.json").read_text())
+
+
+def assert_holds(path, state_dict, names):
+    """That a run has exactly the tensors, bit for bit, under our names."""
+    params, _, _ = stored(path)
+    renamed = {names.get(k.rpartition(".")[0]) + "." + k.rpartition(".")[2] for k in state_dict}
+    assert set(params) == renamed
+    for name, tensor in state_dict.items():
+        owner, _, leaf = name.rpartition(".")
+        assert params[f"{names[owner]}.{leaf}"].tobytes() == as_array(tensor).tobytes()
+
+
+# --- the lesson's checkpoint
+
+
+@pytest.mark.parametrize("zipped", [True, False])  # False: as torch wrote when the lesson was made
+def test_the_lessons_checkpoint_is_a_run_that_is_sampled_and_evaluated(
+    zipped, net, text, tmp_path, capsys
+):
+    file, made = tmp_path / "rnn_20_epoch.net", tmp_path / "deep" / "run"
+    torch.save(net.checkpoint(), file, _use_new_zipfile_serialization=zipped)
+    assert import_(file, "--to", made) == 0
+    printed = capsys.readouterr().out
+    assert f"CharLM, {sum(p.numel() for p in net.parameters()):,} parameters" in printed
+    assert f"python -m jaxrnn.sample {made}" in printed
+    assert_holds(made, net.state_dict(), {"lstm": "rnn", "fc": "decoder"})
+    _, config, about = stored(made)
+    assert about["facts"]["vocabulary"] == {
+        "kind": "characters",
+        "symbols": "".join(net.tokens),
+    }
+    assert "dropout = 0.5" in config
+    assert f'run = "{made}"' in config
+
+    # Evaluated: what torch gives on the whole text, one symbol after the other.
+    assert run(made, "--data", text, "--json", of=evaluate) == 0
+    got = json.loads(capsys.readouterr().out)
+    ids = torch.tensor([net.tokens.index(symbol) for symbol in TEXT])
+    with torch.no_grad():
+        logits, _ = net(torch.nn.functional.one_hot(ids[None, :-1], V).float())
+    expected = torch.nn.functional.cross_entropy(logits[0], ids[1:])
+    assert got["positions"] == len(TEXT) - 1
+    assert_close(got["nats"], expected, "float32")
+
+    # Sampled: always the likeliest symbol, as the lesson's loop takes it with top_k = 1.
+    arguments = ("--prime", "garden", "--length", 20, "--temperature", 0)
+    assert run(made, *arguments, of=sample) == 0
+    state, written = None, list("garden")
+    for position in range(25):
+        x = torch.zeros(1, 1, V)
+        x[0, 0, net.tokens.index(written[position])] = 1
+        logits, state = net(x, state)
+        if position >= 5:
+            written.append(net.tokens[int(logits.argmax())])
+    assert capsys.readouterr().out == "".join(written) + "\n"
+
+
+def test_without_data_it_has_no_validation_and_no_training(net, text, tmp_path, capsys):
+    torch.save(net.checkpoint(), tmp_path / "net.pt")
+    assert import_(tmp_path / "net.pt", "--to", tmp_path / "run") == 0
+    assert "--resume" not in capsys.readouterr().out
+    for of, arguments in (
+        (evaluate, [tmp_path / "run"]),
+        (train, ["--resume", tmp_path / "run"]),
+        (train, ["--resume", tmp_path / "run", "--data", text]),
+    ):
+        assert run(*arguments, of=of) == 2
+        assert capsys.readouterr().err == (
+            "error: the run was imported without data: evaluate it on a file with --data, or "
+            "import it again with --data to train on\n"
+        )
+
+
+def test_with_data_it_is_trained_on_from_the_imported_weights(net, text, tmp_path, capsys):
+    options = CharConfig(
+        batch_size=2, seq_len=16, steps=6, lr=1e-3, preview_length=0, hidden_size=999, cell="gru"
+    )
+    (tmp_path / "options.toml").write_text(to_toml("char", options))
+    torch.save(net.checkpoint(), tmp_path / "net.pt")
+    made = tmp_path / "run"
+    given = ("--data", text, "--config", tmp_path / "options.toml")
+    assert import_(tmp_path / "net.pt", "--to", made, *given) == 0
+    assert f"python -m jaxrnn.train --resume {made}" in capsys.readouterr().out
+    before, config, _ = stored(made)
+    assert f"hidden_size = {H}" in config  # what the weights decide
+    assert 'cell = "lstm"' in config
+    assert "seq_len = 16" in config  # what the file of options says
+    assert run(made, "--json", of=evaluate) == 0  # on the validation part of the data
+    first = json.loads(capsys.readouterr().out)["nats"]
+    assert run("--resume", made, of=train) == 0
+    lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[-1]["val_nats"] < first
+    assert abs(lines[0]["loss"] - first) < 0.3
+    arrays, meta = checkpoint.read(made / "checkpoints" / "last.safetensors")
+    assert meta["step"] == 6
+    assert not np.array_equal(arrays["params/decoder.bias"], before["decoder.bias"])
+
+
+def test_our_runs_go_to_the_lessons_form_and_back(net, tmp_path, capsys):
+    torch.save(net.checkpoint(), tmp_path / "net.pt")
+    assert import_(tmp_path / "net.pt", "--to", tmp_path / "run") == 0
+    out = tmp_path / "out"
+    assert run("export", tmp_path / "run", "--to", out, "--format", "lesson") == 0
+    assert listing(out) == ["lesson.pt"]
+    loaded = torch.load(out / "lesson.pt", weights_only=True)
+    again = CharRNN(loaded["tokens"], loaded["n_hidden"], loaded["n_layers"])
+    again.load_state_dict(loaded["state_dict"])
+    assert again.tokens == net.tokens
+    assert list(loaded["state_dict"]) == list(net.state_dict())
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(loaded["state_dict"][name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"n_hidden": 7}, "n_hidden is 7, its state_dict has 6"),
+        ({"n_layers": 1}, "n_layers is 1, its state_dict has 2"),
+        ({"tokens": ("a", "b")}, "tokens has 2 distinct characters of 2"),
+        ({"tokens": (*SYMBOLS[:-1], "D")}, f"tokens has {V - 1} distinct characters"),
+        ({"tokens": 3}, "tokens is not a tuple of characters"),
+        ({"tokens": ("the",) * V}, "tokens is not a tuple of characters"),
+        ({"state_dict": {}}, "holds no state dict"),
+        ({"state_dict": torch.zeros(2)}, "holds no state dict"),
+    ],
+    ids=str,
+)
+def test_a_lessons_checkpoint_that_contradicts_itself_is_refused(
+    values, found, net, tmp_path, capsys
+):
+    torch.save(net.checkpoint() | values, tmp_path / "net.pt")
+    assert import_(tmp_path / "net.pt", "--to", tmp_path / "deep" / "run") == 2
+    printed = capsys.readouterr()
+    assert found in printed.err
+    assert printed.err.count("\n") == 1
+    assert listing(tmp_path) == ["net.pt"]
+
+
+# --- state dicts under any names
+
+
+def test_a_state_dict_under_other_names_with_an_embedding(text, tmp_path, capsys):
+    model = torch.nn.ModuleDict(
+        {
+            "encoder": torch.nn.Embedding(V, 5),
+            "rnn": torch.nn.GRU(5, H, 2),
+            "out": torch.nn.Linear(H, V),
+        }
+    )
+    tensors = model.state_dict()
+    torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "a.pt")
+    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+    for file in ("a.pt", "a.safetensors"):
+        made = tmp_path / f"run-{file}"
+        config = tmp_path / "small.toml"
+        config.write_text('task = "char"\nbatch_size = 2\nseq_len = 8\n')
+        given = ("--data", text, "--config", config)
+        assert import_(tmp_path / file, "--to", made, *given) == 0
+        assert_holds(made, tensors, {"encoder": "embedding", "rnn": "rnn", "out": "decoder"})
+        _, written, about = stored(made)
+        assert about["facts"]["vocabulary"]["symbols"] == SYMBOLS
+        assert 'cell = "gru"' in written
+        assert "embedding_size = 5" in written
+    capsys.readouterr()
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "none") == 2
+    assert "brings no vocabulary: give the text" in capsys.readouterr().err
+    short = tmp_path / "short.txt"
+    short.write_text(TEXT[:200], encoding="utf-8")
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "none", "--data", short) == 2
+    assert "lower --batch-size or --seq-len, in a TOML file for --config" in (
+        capsys.readouterr().err
+    )
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "none", "--tokens", "bytes") == 2
+    assert "the vocabulary of bytes has 256 symbols, the model in" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_bytes_and_narrow_floats(tmp_path, capsys):
+    model = modules.CharLM(256, "lstm", 4).to(torch.bfloat16)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    made = tmp_path / "run"
+    assert import_(tmp_path / "a.pt", "--to", made, "--tokens", "bytes") == 0
+    params, config, about = stored(made)
+    assert about["facts"]["vocabulary"] == {"kind": "bytes", "symbols": ""}
+    assert 'tokens = "bytes"' in config
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(params[name], tensor.float().numpy())
+
+
+def test_the_lessons_simple_rnn_is_a_run_of_the_sine(tmp_path, capsys):
+    model = torch.nn.ModuleDict({"rnn": torch.nn.RNN(1, 5), "fc": torch.nn.Linear(5, 1)}).double()
+    torch.save(model.state_dict(), tmp_path / "simple.pt")
+    made = tmp_path / "run"
+    assert import_(tmp_path / "simple.pt", "--to", made) == 0
+    assert_holds(made, model.state_dict(), {"rnn": "rnn", "fc": "decoder"})
+    assert 'dtype = "float64"' in stored(made)[1]
+    capsys.readouterr()
+    assert run(made, "--json", of=evaluate) == 0
+    data = sine_data(20)
+    inputs, targets = (
+        torch.tensor(values[data.counted_from :]).double()
+        for values in (data.val_inputs, data.val_targets)
+    )
+    expected = (model["fc"](model["rnn"](inputs)[0]) - targets).square().mean()
+    got = json.loads(capsys.readouterr().out)
+    assert got["positions"] == len(targets) == 500
+    assert_close(got["mse"], expected.detach(), "float32")
+
+
+def test_a_series_keeps_the_scaler_of_an_export_or_takes_that_of_the_data(tmp_path, capsys):
+    values = np.sin(np.arange(400) / 7) * 3 + 10
+    data = tmp_path / "data.csv"
+    data.write_text("price\n" + "\n".join(map(str, values)) + "\n")
+    scaler = {"mean": 9.5, "std": 2.5, "target": "price"}
+    model = modules.Forecaster(1, 1, "gru", 4, scaler=scaler)
+    arrays = {name: as_array(tensor) for name, tensor in model.state_dict().items()}
+    (tmp_path / "exported").mkdir()
+    content = directories.dump("Forecaster", model.arguments, arrays, {"scaler": scaler})
+    for name, written in content.items():
+        (tmp_path / "exported" / name).write_bytes(written)
+    torch.save(model.state_dict(), tmp_path / "bare.pt")
+    assert import_(tmp_path / "exported", "--to", tmp_path / "a", "--data", data) == 0
+    assert import_(tmp_path / "exported", "--to", tmp_path / "b") == 0
+    bare = ("--data", data, "--target", "price")
+    assert import_(tmp_path / "bare.pt", "--to", tmp_path / "c", *bare) == 0
+    facts = {name: stored(tmp_path / name)[2]["facts"] for name in "abc"}
+    assert facts["a"]["scaler"] == facts["b"]["scaler"] == {"mean": 9.5, "std": 2.5}
+    assert (facts["b"]["digest"], facts["b"]["target"]) == ("", "price")
+    trained = values[:360]
+    assert_close(facts["c"]["scaler"]["mean"], trained.mean())
+    assert_close(facts["c"]["scaler"]["std"], trained.std())
+    assert len(facts["a"]["digest"]) == 64
+
+
+def linear(inputs, outputs, **options):
+    return torch.nn.Linear(inputs, outputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ({"a": torch.nn.Linear(2, 3)}, "has no recurrent layer, expected one LSTM, GRU or RNN"),
+        (
+            {"a": torch.nn.LSTM(2, 3), "b": torch.nn.GRU(3, 3)},
+            "has a (LSTM), b (GRU), expected one LSTM, GRU or RNN",
+        ),
+        ({"a": torch.nn.LSTMCell(2, 3)}, "has a (LSTMCell), expected one LSTM"),
+        ({"a": torch.nn.LSTM(2, 3)}, "it has the linear layers [], expected one"),
+        (
+            {"a": torch.nn.LSTM(2, 3), "b": linear(3, 3), "c": linear(3, 2)},
+            "it has the linear layers ['b', 'c'], expected one",
+        ),
+        (
+            {"a": torch.nn.LSTM(2, 3, bidirectional=True, bias=False), "b": linear(6, 2)},
+            "the LSTM has bias=False, our models have True; the LSTM has bidirectional=True, our "
+            "models have False",
+        ),
+        (
+            {"a": torch.nn.LSTM(2, 3, proj_size=2), "b": linear(2, 2)},
+            "the LSTM has proj_size=2, our models have 0",
+        ),
+        (
+            {"a": torch.nn.LSTM(2, 3), "b": linear(3, 2), "c": torch.nn.BatchNorm1d(3)},
+            "c.* is no part of such a model",
+        ),
+        (
+            {"a": torch.nn.LSTM(2, 3), "b": linear(4, 2)},
+            "decoder.weight has shape (2, 4), expected (2, 3)",
+        ),
+        (
+            {"a": torch.nn.LSTM(3, 3), "b": linear(3, 2)},
+            "rnn.weight_ih_l0 has shape (12, 3), expected (12, 2)",
+        ),
+        (
+            {"e": torch.nn.Embedding(5, 4), "a": torch.nn.LSTM(3, 3), "b": linear(3, 2)},
+            "embedding.weight has shape (5, 4), expected (2, 4)",
+        ),
+    ],
+)
+def test_what_is_none_of_our_models_is_named(parts, found, tmp_path, capsys):
+    torch.save(torch.nn.ModuleDict(parts).state_dict(), tmp_path / "a.pt")
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "run", "--tokens", "bytes") == 2
+    printed = capsys.readouterr().err
+    assert found in printed
+    assert printed.count("\n") == 1
+    assert listing(tmp_path) == ["a.pt"]
+
+
+def test_it_never_writes_over_what_is_there(net, tmp_path, capsys):
+    torch.save(net.checkpoint(), tmp_path / "net.pt")
+    made = tmp_path / "run"
+    assert import_(tmp_path / "net.pt", "--to", made) == 0
+    with torch.no_grad():
+        net.fc.bias += 1
+    torch.save(net.checkpoint(), tmp_path / "net.pt")
+    capsys.readouterr()
+    assert import_(tmp_path / "net.pt", "--to", made) == 2
+    assert "exists already; choose another, or replace it with --force" in capsys.readouterr().err
+    assert import_(tmp_path / "net.pt", "--to", made, "--force") == 0
+    assert_holds(made, net.state_dict(), {"lstm": "rnn", "fc": "decoder"})
+    (made / "notes.txt").write_text("mine")
+    assert import_(tmp_path / "net.pt", "--to", made, "--force") == 2
+    assert "holds more than what this command writes (notes.txt)" in capsys.readouterr().err
+    assert import_(tmp_path / "net.pt", "--to", "") == 2
+    (tmp_path / "wrong.toml").write_text('task = "series"\n')
+    given = ("--config", tmp_path / "wrong.toml")
+    assert import_(tmp_path / "net.pt", "--to", tmp_path / "new", *given) == 2
+    assert "--config is not of the task 'char'" in capsys.readouterr().err
+
+
+# --- verify
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A run and its export in every form that verify reads."""
+    directory = tmp_path_factory.mktemp("pair")
+    torch.manual_seed(2)
+    torch.save(CharRNN(shuffled_tokens(), n_layers=1).checkpoint(), directory / "net.pt")
+    assert import_(directory / "net.pt", "--to", directory / "run") == 0
+    forms = ("module", "state-dict", "lesson", "onnx")
+    out = directory / "out"
+    assert run("export", directory / "run", "--to", out, "--format", *forms) == 0
+    (out / "model.pt2").write_bytes(b"never read")
+    return directory / "run", out
+
+
+def test_verify_compares_all_that_an_export_holds(pair, capsys):
+    assert run("verify", *pair) == 0
+    printed = capsys.readouterr().out
+    rows = [[c.strip() for c in row.split("│")[1:-1]] for row in printed.splitlines() if "│" in row]
+    grads = [f"grad {name}" for name in ("decoder.bias", "decoder.weight")]
+    grads += [f"grad rnn.{n}_l0" for n in ("bias_hh", "bias_ih", "weight_hh", "weight_ih")]
+    tensors = ["output", "h", "c", "loss", *grads]
+    weights = [("float32", "parameters")]
+    weights += [(dtype, name) for dtype in ("float64", "float32") for name in tensors]
+    onnx = [("float32", name) for name in ("output", "h", "c")]
+    assert [tuple(row[:2]) for row in rows] == [*weights * 3, *onnx]
+    for dtype, name, absolute, relative, limit in rows:
+        assert float(absolute) <= float(limit)
+        if name != "parameters":
+            assert float(relative) < {"float64": 1e-12, "float32": 1e-5}[dtype]
+            assert float(limit) > 0
+    titles = [row for row in printed.splitlines() if "largest differences" in row]
+    assert [t.split(":")[0].strip() for t in titles] == [
+        *("safetensors", "state-dict", "lesson", "onnx")
+    ]
+    assert "model.pt2 was not compared" in printed
+    assert f"same    all {len(rows)} differences are within rounding" in printed
+
+
+@pytest.mark.parametrize("form", ["model.pt", "lesson.pt", "model.safetensors", "model.onnx"])
+def test_verify_finds_one_weight_that_differs(form, pair, tmp_path, capsys):
+    model, out = pair
+    directory = tmp_path / "out"
+    directory.mkdir()
+    if form == "model.safetensors":
+        config, _ = directories.read(out)
+        arrays = safetensors.torch.load_file(out / form)
+        arrays["rnn.weight_hh_l0"][2, 3] += 0.1
+        arrays = {name: as_array(tensor) for name, tensor in arrays.items()}
+        about = {"vocabulary": config["vocabulary"]}
+        content = directories.dump("CharLM", config["arguments"], arrays, about)
+        for name, data in content.items():
+            (directory / name).write_bytes(data)
+    elif form == "model.onnx":
+        import onnx
+
+        graph = onnx.load(out / form)
+        weight = next(t for t in graph.graph.initializer if t.dims and len(t.dims) == 3)
+        array = onnx.numpy_helper.to_array(weight).copy()
+        array[0, 2, 3] += 0.1
+        weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+        onnx.save(graph, directory / form)
+    else:
+        content: Any = torch.load(out / form, weights_only=True)
+        tensors = content.get("state_dict", content)
+        next(t for name, t in tensors.items() if "weight_hh" in name)[2, 3] += 0.1
+        torch.save(content, directory / form)
+    assert run("verify", model, directory) == 1
+    printed = capsys.readouterr()
+    assert "above" in printed.out
+    assert "differences are above their limit" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_verify_says_what_it_can_not_compare(pair, tmp_path, capsys):
+    model, out = pair
+    (tmp_path / "empty").mkdir()
+    assert run("verify", model, tmp_path / "empty") == 2
+    assert "holds nothing to compare" in capsys.readouterr().err
+    assert run("verify", model, tmp_path / "none") == 2
+    assert "no directory" in capsys.readouterr().err
+    assert run("verify", tmp_path / "none", out) == 2
+    assert "no run directory" in capsys.readouterr().err
+    shutil.copytree(out, tmp_path / "out")
+    data = (tmp_path / "out" / "model.pt").read_bytes()
+    (tmp_path / "out" / "model.pt").write_bytes(data[:-10])
+    assert run("verify", model, tmp_path / "out") == 2
+    assert "is not a whole zip archive" in capsys.readouterr().err
+
+
+def test_the_export_of_an_import_is_the_import(pair, tmp_path):
+    _, out = pair
+    assert import_(out, "--to", tmp_path / "again") == 0
+    assert run("export", tmp_path / "again", "--to", tmp_path / "out") == 0
+    first, second = (Path(d) / "model.safetensors" for d in (out, tmp_path / "out"))
+    assert first.read_bytes() == second.read_bytes()
+    model: Any = torch_compat.load(tmp_path / "out")
+    assert model.vocabulary == torch_compat.load(out).vocabulary

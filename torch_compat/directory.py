@@ -1,0 +1,120 @@
+"""An exported model's directory: what lies in it, and the only code that reads and lays it out.
+
+    config.json         format, model (a class in ``modules``), its arguments, dtype, vocabulary or
+                        scaler, task, source (run, checkpoint, step, versions), versions, and a
+                        sha256 over all of these and the weights
+    model.safetensors   the parameters under torch's names
+
+and what other ``formats`` add. NumPy and safetensors are needed, neither torch nor JAX. Usage::
+
+    config, weights = read("exported")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxrnn.errors import InputError
+from torch_compat import layout
+
+FORMAT = 2
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CARRIED = ("vocabulary", "scaler")
+"""What a model has besides its parameters."""
+
+
+def dump(
+    name: str, arguments: dict[str, Any], arrays: Mapping[str, np.ndarray], about: dict[str, Any]
+) -> dict[str, bytes]:
+    """The files by name; ``about`` has what is carried, and for people: task, source, versions."""
+    weights = safetensors.numpy.save(dict(arrays), metadata={"format": "pt"})
+    config = {
+        "format": FORMAT,
+        "model": name,
+        "arguments": arguments,
+        "dtype": next(iter(arrays.values())).dtype.name,
+        **about,
+    }
+    config["sha256"] = _digest(config, weights)
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    return {WEIGHTS: weights, CONFIG: text.encode()}
+
+
+def read(directory: str | Path) -> tuple[dict[str, Any], bytes]:
+    """The configuration and the weights (a whole safetensors file) of an exported model.
+
+    Raises InputError for a directory that is not one, or whose content is not as it was written.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"no directory {directory}")
+    path = directory / CONFIG
+    try:
+        config = json.loads(_content(directory, CONFIG), object_pairs_hook=_unique)
+        version, digest = config["format"], config.pop("sha256", None)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error!r}") from error
+    if version != FORMAT:
+        raise InputError(f"{path} has format {version!r}, this version reads {FORMAT}")
+    weights = _content(directory, WEIGHTS)
+    header = check_safetensors(directory / WEIGHTS, weights)
+    if digest != _digest(config, weights):
+        raise InputError(
+            f"{path} and {WEIGHTS} don't match their checksum: one of them was altered, or comes "
+            "from another export"
+        )
+    try:
+        # Before a loop over them: as many layers as that many tensors can't be.
+        if not 1 <= config["arguments"].get("num_layers", 1) <= len(header):
+            raise ValueError(f"num_layers is {config['arguments']['num_layers']!r}")
+        layout.expected(config["model"], config["arguments"])
+        if not isinstance(config["dtype"], str):
+            raise TypeError(f"dtype is {config['dtype']!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error!r}") from error
+    return config, weights
+
+
+def check_safetensors(path: Path, data: bytes) -> dict[str, Any]:
+    """The header; raises InputError for what is no whole safetensors file, or has a name twice."""
+    try:
+        safetensors.deserialize(data)
+        size = int.from_bytes(data[:8], "little")
+        return json.loads(data[8 : 8 + size], object_pairs_hook=_unique)
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}): it was cut short or is another file"
+        ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names are all different."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return values
+
+
+def _content(directory: Path, name: str) -> bytes:
+    try:
+        return (directory / name).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{directory} is not an exported model: it has no {name}") from None
+    except OSError as error:
+        raise InputError(f"can't read {directory / name}: {error.strerror}") from error
+
+
+def _digest(config: dict[str, Any], weights: bytes) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    digest.update(weights)
+    return digest.hexdigest()

@@ -1,0 +1,165 @@
+"""Weights in files that come from elsewhere, read so that a hostile one can only be refused.
+
+Takes safetensors, and what ``torch.save`` writes: a state dict, alone or under the key
+``state_dict`` of a dict, and the lesson's checkpoint ``{n_hidden, n_layers, state_dict, tokens}``.
+Torch's files are unpickled with ``weights_only=True``, and only dense tensors are taken from them.
+Usage::
+
+    arrays, extras = read(Path("rnn_20_epoch.net"))
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from jaxrnn.checkpoint import as_array
+from jaxrnn.errors import InputError
+from torch_compat.directory import check_safetensors
+
+LESSON = frozenset({"n_hidden", "n_layers", "state_dict", "tokens"})
+"""The keys of the lesson's checkpoint."""
+
+SAFE_TORCH = (2, 10)
+"""The first version whose ``weights_only=True`` is not known to be led to run code."""
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file by name, and the lesson's other entries if it is such a checkpoint.
+
+    Raises InputError for a file that can't be read, is cut short or damaged as far as its format
+    can tell (safetensors: header and sizes; torch's zip: checksums too), or holds anything else.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
+    if data[:2] == b"PK":
+        data = _repacked(path, data)
+    elif data[8:9] == b"{":
+        return _printable(path, _read_safetensors(path, data)), {}
+    elif data[:1] != b"\x80":  # how a pickle begins: what torch wrote before its zip
+        raise InputError(
+            f"{path} is neither a safetensors file nor one that torch.save wrote: it was cut "
+            "short or is another file"
+        )
+    arrays, extras = _read_torch(path, data)
+    return _printable(path, arrays), extras
+
+
+def _printable(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same; raises InputError for names that a message of one line can't show."""
+    if bad := [name for name in arrays if not name.isprintable()]:
+        raise InputError(f"{path} is damaged: a tensor has the name {bad[0]!r}")
+    return arrays
+
+
+def _read_safetensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    check_safetensors(path, data)
+    try:
+        return {name: as_array(tensor) for name, tensor in safetensors.deserialize(data)}
+    except KeyError as error:
+        raise InputError(f"{path} holds tensors of the dtype {error}, expected floats") from None
+
+
+def _repacked(path: Path, data: bytes) -> bytes:
+    """A new archive of the entries, which torch then can't read in another way than was checked.
+
+    Torch looks at no checksum: of an archive with a damaged directory it has given memory that
+    was never written. Raises InputError for an archive that is not whole, or not a plain one of
+    torch.save's.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            inner = {name.partition("/")[2] for name in names}
+            if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+                raise InputError(
+                    f"{path} is a TorchScript archive, which holds code; save the module's "
+                    "state_dict() and give that"
+                )
+            if "data.pkl" not in inner:
+                raise InputError(f"{path} is a zip archive, but none that torch.save wrote")
+            if len(set(names)) < len(names):
+                raise InputError(f"{path} is damaged: it has an entry twice")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise InputError(f"{path} has compressed entries, which torch.save does not write")
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise InputError(f"{path} is damaged: its entries are larger than the file")
+            contents = {entry.filename: archive.read(entry) for entry in entries}
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged header leads zipfile to
+        raise InputError(
+            f"{path} is not a whole zip archive ({error}): it was cut short or altered"
+        ) from None
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _read_torch(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError(f"{path} needs torch to be read: pip install torch") from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+        raise InputError(
+            f"{path} is not read: torch {torch.__version__} can be led to run code by a file "
+            f"(CVE-2026-24747); install torch {'.'.join(map(str, SAFE_TORCH))} or newer, or give "
+            "safetensors"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged pickle leads torch to
+        reason = str(error).partition("\n")[0].partition(". This file")[0] or type(error).__name__
+        raise InputError(
+            f"{path} can't be read as weights alone ({reason}): it is damaged, or holds more than "
+            "tensors and plain values; save the module's state_dict()"
+        ) from None
+    if not isinstance(loaded, Mapping):
+        kind = type(loaded).__name__
+        raise InputError(f"{path} holds a {kind}, expected a state dict: a dict of tensors")
+    extras: dict[str, Any] = {}
+    if "state_dict" in loaded:
+        if set(loaded) >= LESSON:
+            extras = {key: loaded[key] for key in sorted(LESSON - {"state_dict"})}
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise InputError(f"{path} holds no state dict: its state_dict is {type(loaded).__name__}")
+    return _dense(path, loaded), extras
+
+
+def _dense(path: Path, state_dict: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    import torch
+
+    from torch_compat.convert import as_array as array_of
+
+    arrays, wrong = {}, []
+    for name, value in state_dict.items():
+        if not isinstance(name, str):
+            wrong.append(f"a name is a {type(name).__name__}")
+        elif type(value) not in (torch.Tensor, torch.nn.Parameter):
+            wrong.append(f"{name!r} is a {type(value).__name__}")
+        elif value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            wrong.append(f"{name} is not a dense tensor")
+        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            wrong.append(f"{name} {tuple(value.shape)} is larger than what the file holds of it")
+        else:
+            arrays[name] = array_of(value)
+    if wrong:
+        shown = "; ".join(wrong[:10]) + ("; ..." if len(wrong) > 10 else "")
+        raise InputError(f"{path} is not a state dict of dense tensors: {shown}")
+    return arrays

@@ -1,0 +1,288 @@
+"""The forms in which a trained model is written: one table, a row a form.
+
+Each row has the names of its files, what it can't carry, how it is made, and how what was written
+is run in its own runtime beside the JAX model. Torch and ONNX are imported only by rows that need
+them. Usage::
+
+    files = FORMATS["onnx"].make(subject)                      # {"model.onnx": b"..."}
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from torch_compat import directory as directories
+from torch_compat import files, layout, standalone, verify
+from torch_compat.parts import arrays_of, describe
+
+CONFIG, WEIGHTS = directories.CONFIG, directories.WEIGHTS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A model on its way out of JAX."""
+
+    model: nnx.Module
+    carried: dict[str, Any]  # the vocabulary or the scaler, as a twin's constructor takes them
+    about: dict[str, Any]  # for people: task, source, versions
+
+    @functools.cached_property
+    def description(self) -> tuple[str, dict[str, Any]]:
+        """The class of the twin and its arguments."""
+        return describe(self.model)
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The parameters under torch's names."""
+        return arrays_of(self.model)
+
+    @functools.cached_property
+    def reference(self) -> verify.Reference:
+        """What the written forms are compared with."""
+        return verify.Reference(self.model)
+
+    @functools.cached_property
+    def twin(self) -> Any:
+        """The model in torch."""
+        from torch_compat.convert import to_torch
+
+        return to_torch(self.model, **self.carried)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One form; see ``FORMATS``."""
+
+    files: tuple[str, ...]
+    needs: tuple[str, ...]  # packages
+    refusal: Callable[[Subject], str | None]  # the reason why it can't carry the model
+    make: Callable[[Subject], dict[str, bytes]]  # the files' content
+    compare: Callable[[Subject, Path], list[verify.Row]]  # what was written beside the model
+
+
+def _never(subject: Subject) -> None:
+    """Whatever can be described can be carried."""
+
+
+def installed(name: str) -> bool:
+    """Whether a module is there to be imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False
+
+
+def missing(form: Format) -> list[str]:
+    """Packages that a form needs and that are not installed."""
+    return [name for name in form.needs if not installed(name)]
+
+
+# --- state-dict: torch.save
+
+
+def _saved(value: Any) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _make_state_dict(subject: Subject) -> dict[str, bytes]:
+    return {"model.pt": _saved(subject.twin.state_dict())}
+
+
+def _compare_state_dict(subject: Subject, directory: Path) -> list[verify.Row]:
+    return verify.compare(subject.reference, load_state_dict(subject, directory), form="state-dict")
+
+
+def load_state_dict(subject: Subject, directory: Path) -> Any:
+    """A twin with the parameters of ``model.pt``."""
+    arrays, _ = files.read(directory / "model.pt")
+    return _filled(subject, arrays)
+
+
+def _filled(subject: Subject, arrays: dict[str, np.ndarray]) -> Any:
+    """A twin with these parameters, which must be exactly its own."""
+    from torch_compat.convert import as_tensor
+
+    arrays = layout.convert(arrays, layout.expected(*subject.description))
+    twin = copy.deepcopy(subject.twin)
+    twin.load_state_dict({name: as_tensor(array) for name, array in arrays.items()})
+    return twin
+
+
+# --- safetensors: weights and config.json
+
+
+def _make_safetensors(subject: Subject) -> dict[str, bytes]:
+    about = {**subject.carried, **subject.about}
+    return directories.dump(*subject.description, subject.arrays, about)
+
+
+def _compare_safetensors(subject: Subject, directory: Path) -> list[verify.Row]:
+    directories.read(directory)
+    arrays, _ = files.read(directory / WEIGHTS)
+    theirs = {name: array.astype(np.float64) for name, array in arrays.items()}
+    rows = [verify.compare_parameters(subject.reference, theirs, "safetensors")]
+    if installed("torch"):
+        from torch_compat.exported import load
+
+        rows = verify.compare(subject.reference, load(directory), form="safetensors")
+    return rows
+
+
+# --- module: the same, and the Python source that it takes
+
+
+def _make_module(subject: Subject) -> dict[str, bytes]:
+    name, _ = subject.description
+    return _make_safetensors(subject) | {
+        "model.py": standalone.source(name).encode(),
+        "README.md": standalone.readme(name).encode(),
+    }
+
+
+def _compare_module(subject: Subject, directory: Path) -> list[verify.Row]:
+    directories.read(directory)
+    # As a user's program would import it: the class in the file, not the one in this package.
+    spec = importlib.util.spec_from_file_location("exported_model", directory / "model.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"can't import {directory / 'model.py'}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return verify.compare(subject.reference, module.load(), form="module")
+
+
+# --- pt2: torch.export
+
+
+def _refuse_pt2(subject: Subject) -> str | None:
+    if not installed("torch._higher_order_ops.scan"):
+        return "this torch has no scan, which dynamic lengths need; install torch 2.7 or newer"
+    return None
+
+
+def _make_pt2(subject: Subject) -> dict[str, bytes]:
+    from torch_compat import pt2
+
+    return {"model.pt2": pt2.dump(subject.twin)}
+
+
+def _compare_pt2(subject: Subject, directory: Path) -> list[verify.Row]:
+    from torch_compat import pt2
+
+    run = pt2.runner((directory / "model.pt2").read_bytes())
+    return verify.compare_run(subject.reference, run, "pt2")
+
+
+# --- onnx
+
+
+def _refuse_onnx(subject: Subject) -> str | None:
+    from torch_compat import onnx_graph
+
+    dtype = next(iter(subject.arrays.values())).dtype.name
+    return onnx_graph.refusal(*subject.description, dtype)
+
+
+def _make_onnx(subject: Subject) -> dict[str, bytes]:
+    from torch_compat import onnx_graph
+
+    graph = onnx_graph.build(*subject.description, subject.arrays, carried=subject.carried)
+    return {"model.onnx": graph.SerializeToString()}
+
+
+def _compare_onnx(subject: Subject, directory: Path) -> list[verify.Row]:
+    from torch_compat import onnx_graph
+
+    data = (directory / "model.onnx").read_bytes()
+    return verify.compare_run(
+        subject.reference, lambda inputs: onnx_graph.run(data, inputs), form="onnx"
+    )
+
+
+# --- lesson: the checkpoint of the char-rnn notebook
+
+
+_LESSON_NAMES = {"rnn": "lstm", "decoder": "fc"}
+
+
+def _refuse_lesson(subject: Subject) -> str | None:
+    name, arguments = subject.description
+    if name != "CharLM":
+        return f"the lesson's checkpoint is of a character model, this is a {name}"
+    if arguments["embedding_size"]:
+        return "the lesson's net reads one-hot input: train with --embedding-size 0"
+    if arguments["cell"] != "lstm":
+        return f"the lesson's net has an LSTM, this has the cell {arguments['cell']!r}"
+    if subject.carried["vocabulary"]["kind"] != "characters":
+        return "the lesson's net has characters as tokens, this has bytes"
+    return None
+
+
+def _make_lesson(subject: Subject) -> dict[str, bytes]:
+    _, arguments = subject.description
+    state_dict = {
+        f"{_LESSON_NAMES[name.partition('.')[0]]}.{name.partition('.')[2]}": value
+        for name, value in subject.twin.state_dict().items()
+    }
+    content = {
+        "n_hidden": arguments["hidden_size"],
+        "n_layers": arguments["num_layers"],
+        "state_dict": state_dict,
+        "tokens": tuple(subject.carried["vocabulary"]["symbols"]),
+    }
+    return {"lesson.pt": _saved(content)}
+
+
+def _compare_lesson(subject: Subject, directory: Path) -> list[verify.Row]:
+    return verify.compare(subject.reference, load_lesson(subject, directory), form="lesson")
+
+
+def load_lesson(subject: Subject, directory: Path) -> Any:
+    """A twin with the parameters of ``lesson.pt``."""
+    ours = {theirs: name for name, theirs in _LESSON_NAMES.items()}
+    arrays, _ = files.read(directory / "lesson.pt")
+    return _filled(
+        subject,
+        {
+            f"{ours.get(name.partition('.')[0])}.{name.partition('.')[2]}": array
+            for name, array in arrays.items()
+        },
+    )
+
+
+FORMATS: dict[str, Format] = {
+    "module": Format(
+        (CONFIG, WEIGHTS, "model.py", "README.md"),
+        ("torch",), _never, _make_module, _compare_module,
+    ),
+    "safetensors": Format(
+        (CONFIG, WEIGHTS), (), _never, _make_safetensors, _compare_safetensors
+    ),
+    "state-dict": Format(
+        ("model.pt",), ("torch",), _never, _make_state_dict, _compare_state_dict
+    ),
+    "pt2": Format(("model.pt2",), ("torch",), _refuse_pt2, _make_pt2, _compare_pt2),
+    "onnx": Format(
+        ("model.onnx",), ("onnx", "onnxruntime"), _refuse_onnx, _make_onnx, _compare_onnx
+    ),
+    "lesson": Format(
+        ("lesson.pt",), ("torch",), _refuse_lesson, _make_lesson, _compare_lesson
+    ),
+}  # fmt: skip
+"""Every form by its name, as the command line spells it."""
+
+FILES = frozenset(name for form in FORMATS.values() for name in form.files)
+"""The names of all files that any form has."""

@@ -1,0 +1,286 @@
+"""Weights from elsewhere as a run, which ``jaxrnn.sample``, ``evaluate`` and ``train`` take.
+
+Usage::
+
+    import_run("rnn_20_epoch.net", "runs/anna", data="anna.txt")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.config import CONFIGS, TrainConfig
+from jaxrnn.data.series import Scaler
+from jaxrnn.data.text import Vocabulary
+from jaxrnn.errors import InputError
+from jaxrnn.runs import Run
+from jaxrnn.tasks import TASKS
+from jaxrnn.training import Progress, initial_state, load_model
+from torch_compat import directory as directories
+from torch_compat import files, layout, output
+
+RUN_FILES = frozenset(
+    {"config.toml", "run.json", "metrics.jsonl", "checkpoints"}
+    | {"loss.png", "samples.txt", "prediction.png"}
+)
+"""What lies in a run's directory."""
+
+_TASK_OF = {"CharLM": "char", "Forecaster": "series"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model of ours as a file holds it."""
+
+    name: str  # CharLM or Forecaster
+    arguments: dict[str, Any]  # its constructor's
+    arrays: dict[str, np.ndarray]  # under our names
+    carried: dict[str, Any]  # the vocabulary or the scaler, where the file has one
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """What ``import_run`` read."""
+
+    task: str
+    weights: Weights
+    has_data: bool  # whether the run can be trained on
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model."""
+        return sum(array.size for array in self.weights.arrays.values())
+
+
+def import_run(
+    source: str | Path,
+    run: str | Path,
+    *,
+    data: str = "",
+    tokens: str = "characters",
+    target: str = "",
+    config: TrainConfig | None = None,
+    force: bool = False,
+) -> Import:
+    """Make a run of the weights in a file or an exported directory.
+
+    Takes a state dict (torch.save's or safetensors), the lesson's checkpoint, and what
+    ``export_run`` writes as ``module`` or ``safetensors``. The file's names may be any: it must
+    hold one recurrent layer, a linear decoder, and an embedding unless the input is one-hot. With
+    ``data`` the run can be trained on, and evaluated on that data's validation part. A character
+    model that brings no vocabulary takes the characters of that text, or ``tokens`` 'bytes'; a
+    series that brings no scaler takes that of ``data``'s column ``target``, or without ``data``
+    the lesson's sine. ``config`` has the options to train on with; those that the weights decide
+    are set from them. Narrower floats become float32, which holds all their values.
+
+    Raises InputError for a file that can't be read as weights alone, or does not hold exactly such
+    a model: all that is wrong is named, and nothing is written.
+    """
+    source, path = Path(source), Path(run)
+    output.check_target(path, force, RUN_FILES)
+    weights = read(source)
+    task_name = _TASK_OF[weights.name]
+    if config is None:
+        config = CONFIGS[task_name](dropout=weights.arguments.get("dropout", 0.0))
+    elif type(config) is not CONFIGS[task_name]:
+        raise InputError(f"--config is not of the task {task_name!r}, whose model {source} holds")
+    options = {key: weights.arguments[key] for key in ("cell", "hidden_size", "num_layers")}
+    options |= {"data": data, "run": str(path)}
+    if weights.arrays["decoder.bias"].dtype == np.float64:
+        options["dtype"] = "float64"
+    elif config.dtype == "float64":
+        options["dtype"] = "float32"
+    if task_name == "char":
+        options["tokens"] = weights.carried.get("vocabulary", {}).get("kind", tokens)
+        options["embedding_size"] = weights.arguments["embedding_size"]
+    elif data:
+        options["target"] = target or weights.carried.get("scaler", {}).get("target", "")
+    config = dataclasses.replace(config, **options)
+    if task_name == "char":
+        facts = _char_facts(source, weights, config)
+    else:
+        facts = _series_facts(weights, config)
+
+    with jax.enable_x64(config.dtype == "float64"):
+        task = TASKS[task_name].from_facts(config, facts)
+        _, _, state = initial_state(task, config)
+        params = {
+            key: jnp.asarray(weights.arrays[key], value.dtype)
+            for key, value in state.params.items()
+        }
+        with output.appearing(path, force, RUN_FILES) as temporary:
+            written = Run.create(task_name, dataclasses.replace(config, run=str(temporary)), facts)
+            written.write_config(dataclasses.replace(written.config, run=str(path)))
+            meta = {"progress": dataclasses.asdict(Progress()), "step": 0}
+            written.save(state._replace(params=params), meta)
+            _, found, _ = load_model(task, written)
+            for key, array in weights.arrays.items():
+                np.testing.assert_array_equal(np.asarray(found[key]), array)
+    return Import(task_name, weights, bool(facts["digest"]))
+
+
+def read(source: Path) -> Weights:
+    """The model in a file or an exported directory; raises InputError where there is none."""
+    if source.is_dir():
+        described, _ = directories.read(source)
+        arrays, _ = files.read(source / directories.WEIGHTS)
+        name, arguments = described["model"], described["arguments"]
+        if name not in _TASK_OF:
+            raise InputError(f"{source} holds a {name}, expected one of {', '.join(_TASK_OF)}")
+        carried = {key: described[key] for key in directories.CARRIED if key in described}
+        where = source / directories.WEIGHTS
+    else:
+        arrays, extras = files.read(source)
+        name, arguments, arrays = recognise(source, arrays)
+        carried, where = {}, source
+        if extras:
+            _check_lesson(source, name, arguments, extras)
+            carried = {"vocabulary": {"kind": "characters", "symbols": "".join(extras["tokens"])}}
+            arguments["dropout"] = 0.5  # which its file does not tell: what its net starts with
+    try:
+        arrays = layout.convert(arrays, layout.expected(name, arguments))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return Weights(name, arguments, arrays, carried)
+
+
+def _check_lesson(
+    source: Path, name: str, arguments: Mapping[str, Any], extras: Mapping[str, Any]
+) -> None:
+    """Raise InputError where what is beside the lesson's state dict does not fit it."""
+    wrong = []
+    if name != "CharLM" or arguments["embedding_size"] or arguments["cell"] != "lstm":
+        wrong.append("its state_dict is no one-hot LSTM's")
+    for key, ours in (("n_hidden", "hidden_size"), ("n_layers", "num_layers")):
+        if extras[key] != arguments[ours]:
+            wrong.append(f"{key} is {extras[key]!r}, its state_dict has {arguments[ours]}")
+    tokens = extras["tokens"]
+    if not isinstance(tokens, list | tuple) or any(
+        not isinstance(token, str) or len(token) != 1 for token in tokens
+    ):
+        wrong.append("tokens is not a tuple of characters")
+    elif len(tokens) != arguments.get("num_symbols") or len(set(tokens)) < len(tokens):
+        wrong.append(
+            f"tokens has {len(set(tokens))} distinct characters of {len(tokens)}, its state_dict "
+            f"{arguments.get('num_symbols')} outputs"
+        )
+    if wrong:
+        raise InputError(f"{source} looks like the lesson's checkpoint, but {'; '.join(wrong)}")
+
+
+def _char_facts(source: Path, weights: Weights, config: Any) -> dict[str, Any]:
+    """The vocabulary, and the data's digest where there is data."""
+    num_symbols, vocabulary = weights.arguments["num_symbols"], weights.carried.get("vocabulary")
+    if vocabulary is not None:
+        known = Vocabulary.from_dict(vocabulary)
+    elif config.tokens == "bytes":
+        known = Vocabulary("bytes")
+    else:
+        known = None
+    if config.data:
+        pinned = None if known is None else {"vocabulary": known.to_dict(), "digest": None}
+        task, facts = _load("char", config, pinned)
+        known = task.vocabulary
+    elif known is None:
+        raise InputError(
+            f"{source} brings no vocabulary: give the text that the model was trained on with "
+            "--data, whose characters, sorted, are its symbols; or --tokens bytes"
+        )
+    else:
+        facts = {"vocabulary": known.to_dict(), "digest": ""}
+    if known.size != num_symbols:
+        raise InputError(
+            f"the vocabulary of {config.data or config.tokens} has {known.size} symbols, the model "
+            f"in {source} has {num_symbols}"
+        )
+    return facts
+
+
+def _series_facts(weights: Weights, config: Any) -> dict[str, Any]:
+    """The scaler, and the data's digest where there is data."""
+    carried = weights.carried.get("scaler")
+    if carried is None:
+        return _load("series", config, None)[1]
+    scaler = {key: carried[key] for key in ("mean", "std")}
+    facts = {"scaler": Scaler.from_dict(scaler).to_dict(), "target": str(carried["target"])}
+    if not config.data:
+        return facts | {"digest": ""}
+    return _load("series", config, facts | {"digest": None})[1]
+
+
+def _load(task_name: str, config: Any, pinned: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    """The task with its data, and the facts that a run pins."""
+    try:
+        task, data = TASKS[task_name].load(config, pinned)
+    except InputError as error:
+        if "--batch-size" not in str(error):
+            raise
+        raise InputError(f"{error}, in a TOML file for --config") from None
+    return task, data.facts
+
+
+def recognise(
+    source: Path, arrays: dict[str, np.ndarray]
+) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """Which of our models the arrays of a file are, and the arrays under its names.
+
+    Raises InputError where they are not one recurrent layer, a linear decoder and at most one
+    embedding.
+    """
+    shapes = {name: array.shape for name, array in arrays.items()}
+    try:
+        found = layout.find(shapes)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    if len(found) != 1 or next(iter(found.values()))[0].endswith("Cell"):
+        there = ", ".join(f"{prefix or 'the top'} ({name})" for prefix, (name, _) in found.items())
+        raise InputError(
+            f"{source} has {there or 'no recurrent layer'}, expected one LSTM, GRU or RNN"
+        )
+    ((prefix, (kind, sizes)),) = found.items()
+    owners: dict[str, set[str]] = {}
+    for name in shapes:
+        owner, _, leaf = name.rpartition(".")
+        if owner != prefix:
+            owners.setdefault(owner, set()).add(leaf)
+    decoders = [owner for owner, leaves in owners.items() if leaves == {"weight", "bias"}]
+    embeddings = [owner for owner, leaves in owners.items() if leaves == {"weight"}]
+    other = [owner for owner in owners if owner not in decoders + embeddings]
+    wrong = [f"{owner}.* is no part of such a model" for owner in other]
+    if len(decoders) != 1:
+        wrong.append(f"it has the linear layers {decoders}, expected one, with weight and bias")
+    if len(embeddings) > 1:
+        wrong.append(f"it has the embeddings {embeddings}, expected at most one")
+    for option, plain in (("bias", True), ("bidirectional", False), ("proj_size", 0)):
+        if sizes.get(option, plain) != plain:
+            wrong.append(f"the {kind} has {option}={sizes[option]}, our models have {plain}")
+    if wrong:
+        raise InputError(f"{source} is none of our models: {'; '.join(wrong)}")
+    (decoder,) = decoders
+    outputs = arrays[f"{decoder}.bias"].size
+    body = {
+        "cell": kind.lower(),
+        "hidden_size": sizes["hidden_size"],
+        "num_layers": sizes["num_layers"],
+    }
+    renamed = {f"rnn.{key}": value for key, value in layout.within(arrays, prefix).items()}
+    renamed |= {f"decoder.{key}": arrays[f"{decoder}.{key}"] for key in ("weight", "bias")}
+    if embeddings:
+        weight = arrays[f"{embeddings[0]}.weight"]
+        renamed["embedding.weight"] = weight
+        embedding_size = weight.shape[-1] if weight.ndim == 2 else 0
+        return (
+            "CharLM",
+            {"num_symbols": outputs, "embedding_size": embedding_size, **body},
+            renamed,
+        )
+    if sizes["input_size"] == outputs == 1:
+        return "Forecaster", {"input_size": 1, "output_size": 1, **body}, renamed
+    return "CharLM", {"num_symbols": outputs, "embedding_size": 0, **body}, renamed

@@ -1,0 +1,95 @@
+"""jaxrnn modules as a class name, the arguments that construct it, and arrays; torch is not needed.
+
+Usage::
+
+    name, arguments = describe(jaxrnn.LSTM(10, 20, rngs=nnx.Rngs(0)))      # "LSTM", {...}
+    module = build(name, arguments, arrays)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jaxrnn
+from jaxrnn.arguments import check_rngs
+from jaxrnn.models import skeleton_of, split
+from jaxrnn.models.char_lm import CharLM
+from jaxrnn.models.forecaster import Forecaster
+from torch_compat import layout
+
+_SIZES = ("input_size", "hidden_size", "bias")
+_LAYER = (*_SIZES, "num_layers", "batch_first", "dropout", "bidirectional")
+LAYERS: dict[str, tuple[str, ...]] = {
+    "LSTM": (*_LAYER, "proj_size"),
+    "GRU": _LAYER,
+    "RNN": (*_LAYER, "nonlinearity"),
+    "LSTMCell": _SIZES,
+    "GRUCell": _SIZES,
+    "RNNCell": (*_SIZES, "nonlinearity"),
+}
+"""Layers and cells that both libraries have, with the arguments that both constructors take."""
+
+MODELS: dict[str, type[nnx.Module]] = {"CharLM": CharLM, "Forecaster": Forecaster}
+"""jaxrnn's models by the names of their twins in ``modules``."""
+
+
+def arrays_of(module: nnx.Module) -> dict[str, np.ndarray]:
+    """The parameters under torch's names, in torch's order; raises as ``describe`` does.
+
+    Raises InputError for what is not finite.
+    """
+    _, params = split(module)
+    arrays = {key: np.asarray(value) for key, value in params.items()}
+    return layout.convert(arrays, layout.expected(*describe(module)))
+
+
+def build(
+    name: str,
+    arguments: dict[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    rngs: nnx.Rngs | None = None,
+) -> nnx.Module:
+    """The jaxrnn module of a class ``describe`` names, with these parameters, in evaluation mode.
+
+    Raises InputError for parameters that are not exactly its own.
+    """
+    arrays = layout.convert(arrays, layout.expected(name, arguments))
+    dtype = next(iter(arrays.values())).dtype
+    target: Any = MODELS.get(name) or getattr(jaxrnn, name)
+    # Of shapes alone: nothing is drawn, and nothing compiled.
+    module = nnx.eval_shape(lambda: target(**arguments, rngs=nnx.Rngs(0), param_dtype=dtype))
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, nnx.Dropout):
+            check_rngs(rngs, "dropout")
+            part.rngs = nnx.Dropout(part.rate, rngs=rngs).rngs
+    module.eval()
+    return skeleton_of(module).merge({key: jnp.array(array) for key, array in arrays.items()})
+
+
+def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
+    """The class of a module's torch twin, by name, and the arguments that construct it."""
+    if isinstance(module, CharLM):
+        embedding_size = 0 if module.embedding is None else module.embedding.weight.shape[1]
+        own = {"num_symbols": module.num_symbols, "embedding_size": embedding_size}
+    elif isinstance(module, Forecaster):
+        output_size = module.decoder.weight.shape[0]
+        own = {"input_size": module.rnn.input_size, "output_size": output_size}
+    else:
+        name = type(module).__name__
+        if name not in LAYERS or type(module) is not getattr(jaxrnn, name):
+            known = ", ".join([*LAYERS, *MODELS])
+            raise TypeError(f"can't convert {type(module)}, expected jaxrnn's {known}")
+        return name, {key: getattr(module, key) for key in LAYERS[name]}
+    return type(module).__name__, {
+        **own,
+        "cell": type(module.rnn).__name__.lower(),
+        "hidden_size": module.rnn.hidden_size,
+        "num_layers": module.rnn.num_layers,
+        "dropout": 0.0 if module.dropout is None else float(module.dropout.rate),
+    }
