@@ -486,6 +486,29 @@ def test_verify_says_what_it_can_not_compare(pair, tmp_path, capsys):
     (tmp_path / "out" / "model.pt").write_bytes(data[:-10])
     assert run("verify", model, tmp_path / "out") == 2
     assert "is not a whole zip archive" in capsys.readouterr().err
+    (tmp_path / "out" / "model.pt").unlink()
+    data = (tmp_path / "out" / "model.onnx").read_bytes()
+    (tmp_path / "out" / "model.onnx").write_bytes(data[:-10])
+    assert run("verify", model, tmp_path / "out") == 2
+    printed = capsys.readouterr().err
+    assert "onnxruntime can't run the graph" in printed
+    assert printed.count("\n") == 1
+
+
+def test_verify_of_another_model_names_what_does_not_fit(pair, tmp_path, capsys):
+    _, out = pair
+    torch.save(CharRNN(shuffled_tokens(), n_hidden=5, n_layers=1).checkpoint(), tmp_path / "a.pt")
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "run") == 0
+    for name in ("model.pt", "lesson.pt", "model.onnx"):
+        directory = tmp_path / name.partition(".")[0] / name
+        directory.parent.mkdir(exist_ok=True)
+        shutil.copy(out / name, directory)
+        capsys.readouterr()
+        assert run("verify", tmp_path / "run", directory.parent) == 2
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert "onnxruntime can't run" in printed or "has shape (24, 21), expected (20, " in printed
+        directory.unlink()
 
 
 def test_the_export_of_an_import_is_the_import(pair, tmp_path):

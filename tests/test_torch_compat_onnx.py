@@ -211,7 +211,7 @@ def test_run_takes_bytes_and_a_list_and_is_silent(capfd):
     name = "char-lstm-onehot-2"
     data, inputs = built(name).SerializeToString(), example(name)
     assert_same(onnx_graph.run(data, inputs), run_torch(twin_of(name), *inputs))
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(InputError, match="it takes ids, h_0, c_0, got 2 inputs"):
         onnx_graph.run(data, inputs[:2])
     assert capfd.readouterr() == ("", "")
 

@@ -37,17 +37,15 @@ class ExportOptions:
     """Write a trained model as plain torch.nn, and check that it computes the same.
 
     What was written is run in its own runtime beside the JAX model, at two batch sizes and two
-    lengths: where they differ by more than rounding, the exit code is 1 and nothing is left. The
+    lengths: where they differ by more than rounding, the exit code is 1 and nothing is left.
+
     forms, of which several may be given:
-
-    module       model.py, model.safetensors, config.json, README.md: needs torch and safetensors
-    safetensors  model.safetensors, config.json; written where torch is not installed too
-    state-dict   model.pt, for load_state_dict and torch.load(weights_only=True)
-    pt2          model.pt2 for torch.export.load, any batch size and length
-    onnx         model.onnx with native LSTM, GRU, RNN operators, any batch size and length
-    lesson       lesson.pt, the checkpoint of the char-rnn notebook
-
-    All but state-dict and lesson take the state and give it back, so that they stream.
+      module       model.py, model.safetensors, config.json, README.md; torch and safetensors run it
+      safetensors  model.safetensors, config.json; written where torch is not installed too
+      state-dict   model.pt, for load_state_dict of torch_compat.modules
+      pt2          model.pt2, for torch.export.load: any batch size and length, state in and out
+      onnx         model.onnx, native LSTM, GRU, RNN: any batch size and length, state in and out
+      lesson       lesson.pt, the checkpoint of the char-rnn notebook
 
     examples:
       python -m torch_compat export runs/char-20250101-120000 --to exported
@@ -91,15 +89,13 @@ class ImportOptions:
     to: Annotated[str, tyro.conf.arg(metavar="RUN")]
     """run directory to write, made with its parents"""
     data: str = ""
-    """the data that it was trained on, to evaluate and train on; where FILE has no vocabulary or
-    scaler, they are taken from it"""
+    """data to evaluate and train on; it gives the vocabulary or scaler that FILE has not"""
     tokens: Literal["characters", "bytes"] = "characters"
     """what the symbols are, where FILE has no vocabulary"""
     target: str = ""
     """column of the data, of a series"""
     config: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
-    """TOML file of options to train on with, as jaxrnn.train --print-config writes it; those that
-    the weights decide are set from them"""
+    """TOML file of options to train on with; those that the weights decide are set from them"""
     force: bool = False
     """replace RUN if it is a run directory"""
 

@@ -24,7 +24,7 @@ from jaxrnn.tasks import TASKS
 from jaxrnn.training import load_model
 from torch_compat import directory as directories
 from torch_compat import output, verify
-from torch_compat.formats import FILES, FORMATS, Subject, load_lesson, load_state_dict, missing
+from torch_compat.formats import FILES, FORMATS, VERIFIED, Subject, missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def export_run(
             for file, data in contents.items():
                 write_atomically(temporary / file, data)
             for form in forms.values():
-                rows += form.compare(subject, temporary)
+                rows += form.compare(subject, temporary, False)
             verify.check(rows)
     return Export(
         subject.description[0],
@@ -146,29 +146,20 @@ def verify_run(
     remarks: list[str] = []
     with jax.enable_x64(True):
         subject, _ = _subject(opened, checkpoint)
-
-        def compare(form: str, twin: Any) -> None:
-            rows.extend(verify.compare(subject.reference, twin, form=form, gradients=True))
-
-        if directories.CONFIG in there or directories.WEIGHTS in there:
-            from torch_compat.exported import load
-
-            compare("safetensors", load(directory))
-        if "model.pt" in there:
-            compare("state-dict", load_state_dict(subject, directory))
-        if "lesson.pt" in there:
-            compare("lesson", load_lesson(subject, directory))
-        if "model.onnx" in there:
-            if absent := missing(FORMATS["onnx"]):
+        for name in VERIFIED:
+            form = FORMATS[name]
+            if not there & set(form.files):
+                continue
+            if absent := missing(form):
                 names = " ".join(absent)
-                remarks.append(f"model.onnx was not compared: pip install {names}")
+                remarks.append(f"{form.files[0]} was not compared: pip install {names}")
             else:
-                rows.extend(FORMATS["onnx"].compare(subject, directory))
-        if "model.pt2" in there:
-            remarks.append(
-                "model.pt2 was not compared: torch's reader of it may run code, so that it is run "
-                "only by the export that has just written it"
-            )
+                rows += form.compare(subject, directory, True)
+    if "model.pt2" in there:
+        remarks.append(
+            "model.pt2 was not compared: torch's reader of it may run code, so that it is run only "
+            "by the export that has just written it"
+        )
     if not rows:
         raise InputError(
             f"{directory} holds nothing to compare, expected {directories.WEIGHTS}, model.pt, "

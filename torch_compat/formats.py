@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jaxrnn.errors import InputError
 from torch_compat import directory as directories
 from torch_compat import files, layout, standalone, verify
 from torch_compat.parts import arrays_of, describe
@@ -67,7 +68,8 @@ class Format:
     needs: tuple[str, ...]  # packages
     refusal: Callable[[Subject], str | None]  # the reason why it can't carry the model
     make: Callable[[Subject], dict[str, bytes]]  # the files' content
-    compare: Callable[[Subject, Path], list[verify.Row]]  # what was written beside the model
+    # What was written, beside the model; with the gradient of each parameter, where it has one.
+    compare: Callable[[Subject, Path, bool], list[verify.Row]]
 
 
 def _never(subject: Subject) -> None:
@@ -102,21 +104,20 @@ def _make_state_dict(subject: Subject) -> dict[str, bytes]:
     return {"model.pt": _saved(subject.twin.state_dict())}
 
 
-def _compare_state_dict(subject: Subject, directory: Path) -> list[verify.Row]:
-    return verify.compare(subject.reference, load_state_dict(subject, directory), form="state-dict")
-
-
-def load_state_dict(subject: Subject, directory: Path) -> Any:
-    """A twin with the parameters of ``model.pt``."""
+def _compare_state_dict(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
     arrays, _ = files.read(directory / "model.pt")
-    return _filled(subject, arrays)
+    twin = _filled(subject, directory / "model.pt", arrays)
+    return verify.compare(subject.reference, twin, form="state-dict", gradients=gradients)
 
 
-def _filled(subject: Subject, arrays: dict[str, np.ndarray]) -> Any:
-    """A twin with these parameters, which must be exactly its own."""
+def _filled(subject: Subject, path: Path, arrays: dict[str, np.ndarray]) -> Any:
+    """A twin with the parameters of a file, which must be exactly its own."""
     from torch_compat.convert import as_tensor
 
-    arrays = layout.convert(arrays, layout.expected(*subject.description))
+    try:
+        arrays = layout.convert(arrays, layout.expected(*subject.description))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     twin = copy.deepcopy(subject.twin)
     twin.load_state_dict({name: as_tensor(array) for name, array in arrays.items()})
     return twin
@@ -130,16 +131,16 @@ def _make_safetensors(subject: Subject) -> dict[str, bytes]:
     return directories.dump(*subject.description, subject.arrays, about)
 
 
-def _compare_safetensors(subject: Subject, directory: Path) -> list[verify.Row]:
+def _compare_safetensors(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
     directories.read(directory)
-    arrays, _ = files.read(directory / WEIGHTS)
-    theirs = {name: array.astype(np.float64) for name, array in arrays.items()}
-    rows = [verify.compare_parameters(subject.reference, theirs, "safetensors")]
     if installed("torch"):
         from torch_compat.exported import load
 
-        rows = verify.compare(subject.reference, load(directory), form="safetensors")
-    return rows
+        twin = load(directory)
+        return verify.compare(subject.reference, twin, form="safetensors", gradients=gradients)
+    arrays, _ = files.read(directory / WEIGHTS)
+    theirs = {name: array.astype(np.float64) for name, array in arrays.items()}
+    return [verify.compare_parameters(subject.reference, theirs, "safetensors")]
 
 
 # --- module: the same, and the Python source that it takes
@@ -153,7 +154,7 @@ def _make_module(subject: Subject) -> dict[str, bytes]:
     }
 
 
-def _compare_module(subject: Subject, directory: Path) -> list[verify.Row]:
+def _compare_module(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
     directories.read(directory)
     # As a user's program would import it: the class in the file, not the one in this package.
     spec = importlib.util.spec_from_file_location("exported_model", directory / "model.py")
@@ -161,7 +162,7 @@ def _compare_module(subject: Subject, directory: Path) -> list[verify.Row]:
         raise ImportError(f"can't import {directory / 'model.py'}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return verify.compare(subject.reference, module.load(), form="module")
+    return verify.compare(subject.reference, module.load(), form="module", gradients=gradients)
 
 
 # --- pt2: torch.export
@@ -179,7 +180,7 @@ def _make_pt2(subject: Subject) -> dict[str, bytes]:
     return {"model.pt2": pt2.dump(subject.twin)}
 
 
-def _compare_pt2(subject: Subject, directory: Path) -> list[verify.Row]:
+def _compare_pt2(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
     from torch_compat import pt2
 
     run = pt2.runner((directory / "model.pt2").read_bytes())
@@ -203,7 +204,7 @@ def _make_onnx(subject: Subject) -> dict[str, bytes]:
     return {"model.onnx": graph.SerializeToString()}
 
 
-def _compare_onnx(subject: Subject, directory: Path) -> list[verify.Row]:
+def _compare_onnx(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
     from torch_compat import onnx_graph
 
     data = (directory / "model.onnx").read_bytes()
@@ -246,21 +247,15 @@ def _make_lesson(subject: Subject) -> dict[str, bytes]:
     return {"lesson.pt": _saved(content)}
 
 
-def _compare_lesson(subject: Subject, directory: Path) -> list[verify.Row]:
-    return verify.compare(subject.reference, load_lesson(subject, directory), form="lesson")
-
-
-def load_lesson(subject: Subject, directory: Path) -> Any:
-    """A twin with the parameters of ``lesson.pt``."""
+def _compare_lesson(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
     ours = {theirs: name for name, theirs in _LESSON_NAMES.items()}
     arrays, _ = files.read(directory / "lesson.pt")
-    return _filled(
-        subject,
-        {
-            f"{ours.get(name.partition('.')[0])}.{name.partition('.')[2]}": array
-            for name, array in arrays.items()
-        },
-    )
+    renamed = {}
+    for name, array in arrays.items():
+        owner, _, leaf = name.partition(".")
+        renamed[f"{ours.get(owner, owner)}.{leaf}"] = array
+    twin = _filled(subject, directory / "lesson.pt", renamed)
+    return verify.compare(subject.reference, twin, form="lesson", gradients=gradients)
 
 
 FORMATS: dict[str, Format] = {
@@ -286,3 +281,6 @@ FORMATS: dict[str, Format] = {
 
 FILES = frozenset(name for form in FORMATS.values() for name in form.files)
 """The names of all files that any form has."""
+
+VERIFIED = ("safetensors", "state-dict", "lesson", "onnx")
+"""Forms that can be compared in a directory from elsewhere, since none of them is a program."""

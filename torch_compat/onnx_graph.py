@@ -99,16 +99,23 @@ def build(
 def run(model: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The outputs of a graph, on the CPU.
 
-    Raises InputError where onnxruntime is not installed and for an empty input.
+    Raises InputError where onnxruntime is not installed, for an empty input, and for a graph that
+    it can't run on these.
     """
     onnxruntime = _installed("onnxruntime")
     if not all(value.size for value in inputs):  # some of its kernels abort the process
         raise InputError(f"an input is empty: {', '.join(str(value.shape) for value in inputs)}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails raises
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return session.run(None, dict(zip(names, inputs, strict=True)))
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_inputs()]
+        if len(names) != len(inputs):
+            raise ValueError(f"it takes {', '.join(names)}, got {len(inputs)} inputs")
+        return session.run(None, dict(zip(names, inputs, strict=True)))
+    except Exception as error:  # of many classes of its own
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"onnxruntime can't run the graph: {reason}") from None
 
 
 def _installed(package: str) -> Any:
