@@ -6,8 +6,10 @@ from pathlib import Path
 
 import jax
 import pytest
+import torch
 
-from jaxrnn import train
+from jaxrnn import cli, train
+from torch_compat import __main__ as compat
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -15,10 +17,15 @@ COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitli
 
 
 def test_the_python_code_runs_and_gives_the_shapes_that_it_says():
-    (code,) = (block for kind, block in BLOCKS if kind == "python")
     names: dict = {}
     with jax.enable_x64(False):  # as for a reader; the tests have it on
-        exec(code, names)
+        for code in (block for kind, block in BLOCKS if kind == "python"):
+            exec(code, names)
+    assert type(names["ours"]).__name__ == type(names["again"]).__name__ == "LSTM"
+    for name, tensor in names["theirs"].state_dict().items():
+        assert torch.equal(names["again"].state_dict()[name], tensor)
+    assert names["gru"].weight_ih_l0.shape == (60, 10)
+    assert names["arrays"]["kernel"].shape == (10, 60)
     assert names["lstm"].weight_ih_l0.shape == (80, 10)
     assert names["y"].shape == (7, 3, 10)
     assert (names["h_n"].shape, names["c_n"].shape) == ((4, 3, 5), (4, 3, 20))
@@ -32,6 +39,15 @@ def test_the_options_of_training_commands_exist(command):
     task, parsed, _ = train.parse(shlex.split(command)[3:])
     assert task in ("char", "series")
     assert isinstance(parsed.training, train.CONFIGS[task])
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith("python -m torch_compat ")]
+)
+def test_the_options_of_torch_compat_commands_exist(command):
+    _, _, _, word, *arguments = shlex.split(command)
+    options_class, _ = compat.COMMANDS[word]
+    assert cli.parse(options_class, args=arguments)
 
 
 def test_the_two_commands_come_first_and_install_by_the_constraints():
