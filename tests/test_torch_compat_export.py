@@ -26,7 +26,7 @@ from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from torch_compat import __main__ as command
 from torch_compat import directory as directories
-from torch_compat import export_run, layout, modules, verify
+from torch_compat import export_run, layout, modules, output, verify
 from torch_compat.convert import as_array
 
 ROOT = Path(__file__).parents[1]
@@ -326,6 +326,54 @@ def test_a_failing_disk_is_one_line_and_leaves_nothing(series, tmp_path, capsys,
     assert listing(tmp_path) == []
 
 
+def test_a_link_to_nowhere_is_a_name_that_is_taken(series, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "none")
+    assert export(series, "--to", tmp_path / "link") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert listing(tmp_path) == ["link"]
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path):
+    ours = frozenset({"a"})
+    with (  # noqa: PT012
+        pytest.raises(InputError, match="exists already"),
+        output.appearing(tmp_path / "out", False, ours) as temporary,
+    ):
+        (temporary / "a").write_text("new")
+        (tmp_path / "out").mkdir()
+    assert listing(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_the_old_one_is_there_until_the_new_one_is(fails_at, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("old")
+    renames = []
+
+    def rename(path, target, rename=Path.rename):
+        renames.append(target)
+        if len(renames) == fails_at:
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with (
+        pytest.raises(InputError, match="Input/output error"),
+        output.appearing(tmp_path / "out", True, frozenset({"a"})) as temporary,
+    ):
+        (temporary / "a").write_text("new")
+    assert (tmp_path / "out" / "a").read_text() == "old"
+    assert listing(tmp_path) == ["out", "out/a"]
+
+
+def test_the_rename_is_made_to_last(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(output, "sync_directory", synced.append)
+    with output.appearing(tmp_path / "out", False, frozenset()):
+        assert synced == []
+    assert synced == [tmp_path]
+
+
 def test_where_no_directory_can_be_made_is_one_line(series, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert export(series, "--to", tmp_path / "file" / "out") == 2
@@ -520,6 +568,11 @@ def test_every_dtype_survives_the_files(dtype, tmp_path):
     for name, tensor in model.state_dict().items():
         assert loaded.state_dict()[name].dtype == tensor.dtype
         assert torch.equal(loaded.state_dict()[name], tensor)
+    if dtype == "float64":  # what float32 can't hold
+        arrays["decoder.bias"] = np.array([1e300])
+        for name, data in directories.dump("Forecaster", model.arguments, arrays, {}).items():
+            (tmp_path / name).write_bytes(data)
+        assert torch_compat.load(tmp_path).state_dict()["decoder.bias"].item() == 1e300
 
 
 def test_loading_draws_no_random_number(directory):

@@ -305,6 +305,44 @@ def test_other_files_are_named_for_what_they_are(tmp_path):
         import_run.read(tmp_path)
 
 
+def test_an_archive_that_has_code_beside_weights_is_refused(tmp_path):
+    data = io.BytesIO(saved({"a": torch.zeros(2)}))
+    with zipfile.ZipFile(data, "a") as archive:
+        root = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{root}/code/__torch__.py", "harm()")
+    (tmp_path / "a.pt").write_bytes(data.getvalue())
+    assert "is a TorchScript archive, which holds code" in refused(tmp_path / "a.pt")
+
+
+def test_torch_reads_what_was_checked_and_nothing_around_it(tmp_path, monkeypatch):
+    given = []
+
+    def load(file, *arguments, load=torch.load, **options):
+        assert options["weights_only"] is True
+        given.append(file.getvalue())
+        return load(file, *arguments, **options)
+
+    data = io.BytesIO(saved({"a": torch.arange(2.0)}))
+    with zipfile.ZipFile(data, "a") as archive:
+        archive.comment = b"and more"
+    (tmp_path / "a.pt").write_bytes(data.getvalue())
+    monkeypatch.setattr(torch, "load", load)
+    arrays, _ = files.read(tmp_path / "a.pt")
+    np.testing.assert_array_equal(arrays["a"], np.arange(2.0))
+    assert b"and more" in data.getvalue()
+    assert b"and more" not in given[0]
+
+
+def test_a_configuration_without_its_checksum_is_refused(tmp_path):
+    for name, content in exported().items():
+        (tmp_path / name).write_bytes(content)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="don't match their checksum"):
+        import_run.read(tmp_path)
+
+
 def test_an_entry_given_twice_is_refused(tmp_path):
     data = io.BytesIO(saved({"a": torch.zeros(2)}))
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(data, "a") as archive:

@@ -168,7 +168,8 @@ def test_with_data_it_is_trained_on_from_the_imported_weights(net, text, tmp_pat
     given = ("--data", text, "--config", tmp_path / "options.toml")
     assert import_(tmp_path / "net.pt", "--to", made, *given) == 0
     assert f"python -m jaxrnn.train --resume {made}" in capsys.readouterr().out
-    before, config, _ = stored(made)
+    before, config, about = stored(made)
+    assert about["facts"]["vocabulary"]["symbols"] == "".join(net.tokens)  # the file's own
     assert f"hidden_size = {H}" in config  # what the weights decide
     assert 'cell = "lstm"' in config
     assert "seq_len = 16" in config  # what the file of options says
@@ -271,6 +272,11 @@ def test_bytes_and_narrow_floats(tmp_path, capsys):
     params, config, about = stored(made)
     assert about["facts"]["vocabulary"] == {"kind": "bytes", "symbols": ""}
     assert 'tokens = "bytes"' in config
+    wide = tmp_path / "wide.toml"  # parameters of a float64 run are float64, these are not
+    wide.write_text('task = "char"\ndtype = "float64"\n')
+    given = ("--tokens", "bytes", "--config", wide)
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "wide", *given) == 0
+    assert 'dtype = "float32"' in stored(tmp_path / "wide")[1]
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(params[name], tensor.float().numpy())
 
@@ -298,7 +304,7 @@ def test_the_lessons_simple_rnn_is_a_run_of_the_sine(tmp_path, capsys):
 def test_a_series_keeps_the_scaler_of_an_export_or_takes_that_of_the_data(tmp_path, capsys):
     values = np.sin(np.arange(400) / 7) * 3 + 10
     data = tmp_path / "data.csv"
-    data.write_text("price\n" + "\n".join(map(str, values)) + "\n")
+    data.write_text("other,price\n" + "".join(f"{-3 * v},{v}\n" for v in values))
     scaler = {"mean": 9.5, "std": 2.5, "target": "price"}
     model = modules.Forecaster(1, 1, "gru", 4, scaler=scaler)
     arrays = {name: as_array(tensor) for name, tensor in model.state_dict().items()}
@@ -493,6 +499,24 @@ def test_verify_says_what_it_can_not_compare(pair, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert "onnxruntime can't run the graph" in printed
     assert printed.count("\n") == 1
+
+
+def test_verify_takes_the_checkpoint_that_it_is_told(pair, tmp_path, capsys):
+    model, out = pair
+    shutil.copytree(model, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    arrays, meta = checkpoint.read(checkpoints / "last.safetensors")
+    arrays["params/decoder.bias"] = arrays["params/decoder.bias"] + np.float32(1)
+    checkpoint.save(checkpoints / "best.safetensors", arrays, meta)
+    (tmp_path / "out").mkdir()
+    shutil.copy(out / "model.onnx", tmp_path / "out")
+    assert run("verify", tmp_path / "run", tmp_path / "out", "--checkpoint", "last") == 0
+    assert run("verify", tmp_path / "run", tmp_path / "out") == 1
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "model.pt2").write_bytes(b"")
+    capsys.readouterr()
+    assert run("verify", model, tmp_path / "program") == 2
+    assert "nothing to compare" in capsys.readouterr().err
 
 
 def test_verify_of_another_model_names_what_does_not_fit(pair, tmp_path, capsys):

@@ -92,8 +92,6 @@ def _repacked(path: Path, data: bytes) -> bytes:
                 raise InputError(f"{path} is damaged: it has an entry twice")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise InputError(f"{path} has compressed entries, which torch.save does not write")
-            if sum(entry.file_size for entry in entries) > len(data):
-                raise InputError(f"{path} is damaged: its entries are larger than the file")
             contents = {entry.filename: archive.read(entry) for entry in entries}
     except InputError:
         raise
@@ -151,7 +149,7 @@ def _dense(path: Path, state_dict: Mapping[Any, Any]) -> dict[str, np.ndarray]:
     for name, value in state_dict.items():
         if not isinstance(name, str):
             wrong.append(f"a name is a {type(name).__name__}")
-        elif type(value) not in (torch.Tensor, torch.nn.Parameter):
+        elif not isinstance(value, torch.Tensor):
             wrong.append(f"{name!r} is a {type(value).__name__}")
         elif value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
             wrong.append(f"{name} is not a dense tensor")

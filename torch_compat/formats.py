@@ -155,7 +155,6 @@ def _make_module(subject: Subject) -> dict[str, bytes]:
 
 
 def _compare_module(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
-    directories.read(directory)
     # As a user's program would import it: the class in the file, not the one in this package.
     spec = importlib.util.spec_from_file_location("exported_model", directory / "model.py")
     if spec is None or spec.loader is None:
