@@ -367,8 +367,9 @@ def test_layers_are_compared_as_well_with_every_gradient(name):
     layer = build_layer(name)
     twin = torch_compat.to_torch(layer)
     rows = verify.compare(verify.Reference(layer), twin, gradients=True)
-    assert {row.dtype for row in rows} == {"float64"}
-    assert max(row.difference for row in rows) < 1e-13
+    assert {row.dtype for row in rows} == {"float64", "float32"}
+    assert max(row.difference for row in rows if row.dtype == "float64") < 1e-13
+    assert all(row.ok for row in rows)
     grads = {f"grad {name}" for name in twin.state_dict()}
     assert {row.tensor for row in rows} >= {"loss", *grads}
 
@@ -410,7 +411,7 @@ def test_the_dtypes_stored_and_computed_in_are_compared(dtypes, expected):
 @pytest.mark.parametrize(
     ("key", "tensors"),
     [
-        ("embedding.weight", set()),  # of a symbol that happens not to be read
+        ("embedding.weight", {"output"}),  # of the last of 500 symbols: each is read
         ("rnn.weight_hh_l1", {"output", "h"}),
     ],
 )

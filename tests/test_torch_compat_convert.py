@@ -252,6 +252,7 @@ def test_shapes_that_no_layer_has_are_named(change, found):
         (torch.zeros(24, 4).to_sparse(), "weight_ih_l0 is no dense tensor"),
         (torch.zeros(24, 4, device="meta"), "weight_ih_l0 is no dense tensor"),
         ([1.0, 2.0], "weight_ih_l0 is a list"),
+        (torch.zeros(24, 4).to(torch.float8_e5m2), "weight_ih_l0 is no dense tensor"),
         (torch.zeros(24, 4).int(), "weight_ih_l0 .* is int32, expected floating-point"),
         (torch.zeros(24, 4).double(), "dtypes are mixed"),
     ],
@@ -275,6 +276,12 @@ def test_a_checkpoint_around_the_state_dict_is_named():
     for call in (torch_compat.from_state_dict, torch_compat.find_layers, torch_compat.from_torch):
         with pytest.raises(InputError, match=r"mappings, at 'model_state': .*\['model_state'\]"):
             call(checkpoint)
+
+
+def test_what_is_no_state_dict_is_named(unchecked):
+    for other in (torch.nn.GRU(I, H), {3: torch.zeros(2)}):
+        with pytest.raises(InputError, match="expected a mapping from names to tensors"):
+            torch_compat.from_state_dict(other)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_public_names_are_listed():

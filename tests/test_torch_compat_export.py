@@ -110,6 +110,7 @@ def test_the_command_says_what_it_wrote_and_how_far_both_differ(char_export):
     lines = done.stdout.splitlines()
     assert lines[0].strip() == "module: largest differences from the JAX model"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert cells.pop() == ["-", "vocabulary", "0", "0", "0"]
     assert [row[:2] for row in cells] == [
         ["float32", "parameters"],
         *([dtype, name] for dtype in ("float64", "float32") for name in ("output", "h", "c")),
@@ -221,7 +222,7 @@ def test_runs_of_other_dtypes(dtype, stored, tmp_path):
     run = series_run(tmp_path / "run", dtype)
     done = export_run.export_run(run, tmp_path / "out")
     assert list(dict.fromkeys(row.dtype for row in done.rows)) == list(
-        dict.fromkeys([stored, "float64", dtype])
+        dict.fromkeys([stored, "float64", dtype, "-"])
     )
     loaded = torch_compat.load(tmp_path / "out")
     assert next(loaded.parameters()).dtype == getattr(torch, stored)
@@ -248,13 +249,14 @@ def test_force_replaces_an_export_and_nothing_else(series, tmp_path, capsys):
     out = tmp_path / "out"
     assert export(series, "--to", out) == 0
     first = read(out)
-    (out / "config.json").write_text("old")
+    (out / "config.json").write_text('{"format": 2, "sha256": "old", "model": "any"}')
     capsys.readouterr()
     assert export(series, "--to", out) == 2
     assert capsys.readouterr().err == (
         f"error: --to {out} exists already; choose another, or replace it with --force\n"
     )
-    assert (out / "config.json").read_text() == "old"
+    assert "old" in (out / "config.json").read_text()
+    (out / "__pycache__").mkdir()  # of using model.py
     assert export(series, "--to", out, "--force") == 0
     assert read(out) == first
     assert listing(tmp_path) == ["out", *(f"out/{name}" for name in sorted(first))]
@@ -282,7 +284,26 @@ def flip_one_bit(name, arguments, arrays, about, dump=directories.dump):
     return dump(name, arguments, {**arrays, key: changed}, about)
 
 
-@pytest.mark.parametrize("before", [None, "old"])
+def test_force_replaces_no_files_of_others_under_common_names(series, tmp_path, capsys):
+    for name in ("config.json", "model.safetensors", "README.md", "model.py"):
+        (tmp_path / name).write_text("{}")
+    assert export(series, "--to", tmp_path, "--force") == 2
+    assert "(README.md, config.json, model.py, model.safetensors)" in capsys.readouterr().err
+    other = tmp_path / "other"
+    (other / "model.pt").mkdir(parents=True)
+    (other / "model.onnx").symlink_to(tmp_path / "config.json")
+    assert export(series, "--to", other, "--force") == 2
+    assert "(model.onnx, model.pt)" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_no_bytecode_is_left_where_python_writes_it(series, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert export(series, "--to", tmp_path / "out") == 0
+    assert "__pycache__" not in listing(tmp_path / "out")
+
+
+@pytest.mark.parametrize("before", [None, '{"format": 2, "sha256": "", "model": ""}'])
 def test_tampered_weights_are_found_and_nothing_is_written(
     before, series, tmp_path, capsys, monkeypatch
 ):
@@ -334,10 +355,9 @@ def test_a_link_to_nowhere_is_a_name_that_is_taken(series, tmp_path, capsys):
 
 
 def test_what_appears_meanwhile_is_not_replaced(tmp_path):
-    ours = frozenset({"a"})
     with (  # noqa: PT012
         pytest.raises(InputError, match="exists already"),
-        output.appearing(tmp_path / "out", False, ours) as temporary,
+        output.appearing(tmp_path / "out", False, lambda path: []) as temporary,
     ):
         (temporary / "a").write_text("new")
         (tmp_path / "out").mkdir()
@@ -359,7 +379,7 @@ def test_the_old_one_is_there_until_the_new_one_is(fails_at, tmp_path, monkeypat
     monkeypatch.setattr(Path, "rename", rename)
     with (
         pytest.raises(InputError, match="Input/output error"),
-        output.appearing(tmp_path / "out", True, frozenset({"a"})) as temporary,
+        output.appearing(tmp_path / "out", True, lambda path: []) as temporary,
     ):
         (temporary / "a").write_text("new")
     assert (tmp_path / "out" / "a").read_text() == "old"
@@ -369,7 +389,7 @@ def test_the_old_one_is_there_until_the_new_one_is(fails_at, tmp_path, monkeypat
 def test_the_rename_is_made_to_last(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(output, "sync_directory", synced.append)
-    with output.appearing(tmp_path / "out", False, frozenset()):
+    with output.appearing(tmp_path / "out", False, lambda path: []):
         assert synced == []
     assert synced == [tmp_path]
 

@@ -8,6 +8,7 @@ as nobody could tell.
 
 import io
 import json
+import os
 import pickle
 import struct
 import warnings
@@ -259,6 +260,8 @@ def test_no_pickle_runs_code(tmp_path):
         ({3: torch.zeros(2)}, "a name is a int"),
         ({"model": {"a": torch.zeros(2)}}, "'model' is a dict"),
         ({"a\nb": torch.zeros(2)}, r"a tensor has the name 'a\nb'"),
+        ({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, "a is not a dense tensor"),
+        ({"a": torch.zeros(2, dtype=torch.complex64).conj()}, "a is not a dense tensor"),
         ({"a": torch.zeros(2).to_sparse()}, "a is not a dense tensor"),
         ({"a": torch.zeros(2, device="meta")}, "a is not a dense tensor"),
         ({"a": torch.zeros(1).expand(10**12)}, "a (1000000000000,) is larger than what the file"),
@@ -303,6 +306,28 @@ def test_other_files_are_named_for_what_they_are(tmp_path):
     assert "can't read" in refused(tmp_path / "none")
     with pytest.raises(InputError, match=r"is not an exported model: it has no config\.json"):
         import_run.read(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_name_given_twice_in_a_pickle_is_refused(zipped, tmp_path):
+    names = {"fc.bias": torch.zeros(2), "fc.bIas": torch.ones(2)}
+    data = saved({"state_dict": names, "more": 1}, zipped).replace(b"fc.bIas", b"fc.bias")
+    if zipped:  # with the checksum that the altered pickle has
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for entry in zipfile.ZipFile(io.BytesIO(saved({"state_dict": names}))).infolist():
+                whole = zipfile.ZipFile(io.BytesIO(saved({"state_dict": names})))
+                content = whole.read(entry).replace(b"fc.bIas", b"fc.bias")
+                archive.writestr(entry.filename, content)
+        data = packed.getvalue()
+    (tmp_path / "a.pt").write_bytes(data)
+    assert "is damaged: it has 'fc.bias' twice" in refused(tmp_path / "a.pt")
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is neither a file nor a directory that export wrote" in refused(tmp_path / "pipe")
+    assert "is neither a file" in refused(Path("/dev/zero"))
 
 
 def test_an_archive_that_has_code_beside_weights_is_refused(tmp_path):

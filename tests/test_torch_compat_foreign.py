@@ -767,6 +767,16 @@ def test_names_of_variables_and_absent_arrays_are_taken():
     assert list(without) == ["weight_ih_l0", "weight_hh_l0"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_of_torch_are_taken_as_they_are(dtype):
+    module = torch.nn.GRU(I, H, dtype=dtype)
+    arrays = to_layout("keras.GRU", dict(module.named_parameters()))
+    assert bits(arrays) == bits(to_layout("keras.GRU", module.state_dict()))
+    back = from_layout("keras.GRU", arrays)
+    for name, tensor in module.state_dict().items():
+        np.testing.assert_array_equal(back[name].astype(np.float32), tensor.float().numpy())
+
+
 def test_a_name_is_given_once():
     arrays = {"i": {"kernel": np.zeros((I, H))}, "i.kernel": np.zeros((I, H))}
     expected = "flax.linen.SimpleCell: i.kernel is given twice, nested and with dots"

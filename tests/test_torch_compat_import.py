@@ -208,6 +208,10 @@ def test_our_runs_go_to_the_lessons_form_and_back(net, tmp_path, capsys):
         ({"tokens": ("a", "b")}, "tokens has 2 distinct characters of 2"),
         ({"tokens": (*SYMBOLS[:-1], "D")}, f"tokens has {V - 1} distinct characters"),
         ({"tokens": 3}, "tokens is not a tuple of characters"),
+        ({"tokens": (*SYMBOLS[:-1], "\ud800")}, "tokens is not a tuple of characters"),
+        ({"n_hidden": torch.tensor([2, 2])}, "n_hidden is Tensor, its state_dict has 6"),
+        ({"n_hidden": (((1,) * 9,) * 9,) * 9}, "n_hidden is tuple, its state_dict has 6"),
+        ({"n_layers": True}, "n_layers is bool, its state_dict has 2"),
         ({"tokens": ("the",) * V}, "tokens is not a tuple of characters"),
         ({"state_dict": {}}, "holds no state dict"),
         ({"state_dict": torch.zeros(2)}, "holds no state dict"),
@@ -326,6 +330,67 @@ def test_a_series_keeps_the_scaler_of_an_export_or_takes_that_of_the_data(tmp_pa
     assert len(facts["a"]["digest"]) == 64
 
 
+CHAR = ("CharLM", modules.CharLM(3, "rnn", 2), {"vocabulary": {"kind": "bytes", "symbols": ""}})
+SCALER = {"mean": 0.0, "std": 1.0, "target": "price"}
+SERIES = ("Forecaster", modules.Forecaster(1, 1, "rnn", 2), {"scaler": SCALER})
+
+
+@pytest.mark.parametrize(
+    ("model", "about"),
+    [
+        (CHAR, {"vocabulary": None}),
+        (CHAR, {"vocabulary": {"kind": "characters", "symbols": "ab\ud800"}}),
+        (CHAR, {"scaler": SCALER}),
+        (SERIES, {"scaler": [1, 2]}),
+        (SERIES, {"scaler": {"mean": 0.0, "std": 1.0}}),
+        (SERIES, {"scaler": SCALER | {"mean": 10**400}}),
+        (SERIES, {"scaler": SCALER | {"target": "\ud800"}}),
+        (SERIES, {"dtype": "float16"}),
+        (SERIES, {"arguments": {**SERIES[1].arguments, "more": 1}}),
+    ],
+    ids=range(9),
+)
+def test_a_configuration_that_is_no_exports_is_refused_whatever_its_checksum(
+    model, about, tmp_path, capsys
+):
+    name, twin, carried = model
+    arrays = {key: as_array(tensor) for key, tensor in twin.state_dict().items()}
+    (tmp_path / "source").mkdir()
+    content = directories.dump(name, twin.arguments, arrays, carried)
+    config = json.loads(content["config.json"]) | about
+    del config["sha256"]
+    config["sha256"] = directories._digest(config, content["model.safetensors"])
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "source" / "model.safetensors").write_bytes(content["model.safetensors"])
+    assert import_(tmp_path / "source", "--to", tmp_path / "run") == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert str(tmp_path / "source") in printed
+    assert listing(tmp_path) == ["source", "source/config.json", "source/model.safetensors"]
+
+
+def test_what_is_presumed_is_said(tmp_path, capsys):
+    torch.save(modules.Forecaster(1, 1, "rnn", 2).state_dict(), tmp_path / "a.pt")
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "run") == 0
+    printed = capsys.readouterr().out
+    assert "the RNN's nonlinearity is presumed to be tanh" in printed
+    assert "this is a run of the sine" in printed
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "b", "--target", "price") == 2
+    assert "--target is 'price', expected with the --data of a series" in capsys.readouterr().err
+
+
+def test_force_replaces_runs_alone(tmp_path, capsys):
+    torch.save(modules.Forecaster(1, 1, "gru", 2).state_dict(), tmp_path / "a.pt")
+    (tmp_path / "b" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "b" / "checkpoints" / "mine.bin").write_text("mine")
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "b", "--force") == 2
+    assert "(checkpoints)" in capsys.readouterr().err
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "run") == 0
+    (tmp_path / "run" / "checkpoints" / "mine.bin").write_text("mine")
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "run", "--force") == 2
+    assert (tmp_path / "run" / "checkpoints" / "mine.bin").read_text() == "mine"
+
+
 def linear(inputs, outputs, **options):
     return torch.nn.Linear(inputs, outputs, **options)
 
@@ -429,10 +494,13 @@ def test_verify_compares_all_that_an_export_holds(pair, capsys):
     weights = [("float32", "parameters")]
     weights += [(dtype, name) for dtype in ("float64", "float32") for name in tensors]
     onnx = [("float32", name) for name in ("output", "h", "c")]
-    assert [tuple(row[:2]) for row in rows] == [*weights * 3, *onnx]
+    carried = [("-", "vocabulary")]
+    assert [tuple(row[:2]) for row in rows] == [
+        *(*weights, *carried, *weights, *weights, *carried, *onnx, *carried),
+    ]
     for dtype, name, absolute, relative, limit in rows:
         assert float(absolute) <= float(limit)
-        if name != "parameters":
+        if name not in ("parameters", "vocabulary"):
             assert float(relative) < {"float64": 1e-12, "float32": 1e-5}[dtype]
             assert float(limit) > 0
     titles = [row for row in printed.splitlines() if "largest differences" in row]
@@ -476,6 +544,35 @@ def test_verify_finds_one_weight_that_differs(form, pair, tmp_path, capsys):
     assert "above" in printed.out
     assert "differences are above their limit" in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_verify_finds_another_vocabulary_and_reads_every_symbol(pair, tmp_path, capsys):
+    import onnx
+
+    model, out = pair
+    content = torch.load(out / "lesson.pt", weights_only=True)
+    content["tokens"] = content["tokens"][::-1]
+    (tmp_path / "lesson").mkdir()
+    torch.save(content, tmp_path / "lesson" / "lesson.pt")
+    graph = onnx.load(out / "model.onnx")
+    for entry in graph.metadata_props:
+        if entry.key == "vocabulary":
+            entry.value = entry.value.replace("characters", "bytes")
+    (tmp_path / "onnx").mkdir()
+    onnx.save(graph, tmp_path / "onnx" / "model.onnx")
+    for directory in ("lesson", "onnx"):
+        assert run("verify", model, tmp_path / directory) == 1
+        printed = capsys.readouterr()
+        (line,) = [line for line in printed.out.splitlines() if "above" in line]
+        assert "vocabulary" in line
+        assert "error: 1 of " in printed.err
+    (tmp_path / "program").mkdir()
+    for name in ("config.json", "model.safetensors", "model.py"):
+        shutil.copy(out / name, tmp_path / "program")
+    with open(tmp_path / "program" / "model.py", "a") as file:
+        file.write("raise SystemExit\n")
+    assert run("verify", model, tmp_path / "program") == 0
+    assert "model.py is not what this version writes" in capsys.readouterr().out
 
 
 def test_verify_says_what_it_can_not_compare(pair, tmp_path, capsys):

@@ -65,7 +65,7 @@ class ExportOptions:
     checkpoint: Literal["auto", "best", "last"] = "auto"
     """which parameters; auto: the best, or the last where nothing was validated"""
     force: bool = False
-    """replace DIR if it is an earlier export"""
+    """replace DIR if it holds an earlier export and nothing else"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,8 @@ class ImportOptions:
 
     FILE is a state dict (torch.save's or safetensors), the checkpoint of the char-rnn notebook, or
     a directory that export wrote. It must hold one LSTM, GRU or RNN, a linear decoder, and an
-    embedding unless the input is one-hot, under any names. Nothing but tensors is unpickled.
+    embedding unless the input is one-hot, under any names. Tensors and plain values are all that is
+    taken from it; nothing in it is run.
 
     examples:
       python -m torch_compat import rnn_20_epoch.net --to runs/anna --data anna.txt
@@ -97,7 +98,7 @@ class ImportOptions:
     config: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """TOML file of options to train on with; those that the weights decide are set from them"""
     force: bool = False
-    """replace RUN if it is a run directory"""
+    """replace RUN if it is a run directory and holds nothing else"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +200,7 @@ def import_(options: ImportOptions) -> int:
         f"read    {options.file}: {weights.name}, {done.num_parameters:,} parameters ({shown})",
         f"wrote   {options.to}",
     ]
+    lines += [f"note    {note}" for note in done.notes]
     if done.task == "char":
         lines.append(f"next    python -m jaxrnn.sample {path}")
     lines.append(

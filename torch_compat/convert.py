@@ -116,6 +116,11 @@ def find_layers(state_dict: Mapping[str, Any]) -> dict[str, layout.Layer]:
 
 def _check_flat(state_dict: Mapping[str, Any]) -> None:
     """Raise InputError for a checkpoint that has its state dict under a key."""
+    if not isinstance(state_dict, Mapping) or not all(isinstance(k, str) for k in state_dict):
+        raise InputError(
+            f"the state dict is a {type(state_dict).__name__}, expected a mapping from names to "
+            "tensors or arrays, as module.state_dict() gives it"
+        )
     nested = [key for key, value in state_dict.items() if isinstance(value, Mapping)]
     if nested:
         raise InputError(
@@ -140,13 +145,21 @@ def as_array(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it holds numbers that NumPy and JAX have, each at its own place."""
+    held = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    counts = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return plain and tensor.dtype in (*held, *counts) and not tensor.is_neg()
+
+
 def _arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """As NumPy; raises InputError, all together, for what is no dense tensor and no array."""
     arrays, wrong = {}, []
     for name, value in state_dict.items():
         if isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_quantized or value.is_meta:
-                wrong.append(f"{name} is no dense tensor")
+            if not is_dense(value):
+                wrong.append(f"{name} is no dense tensor of real numbers")
                 continue
             value = as_array(value)
         if not isinstance(value, np.ndarray | np.generic | jnp.ndarray):

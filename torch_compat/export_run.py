@@ -23,8 +23,8 @@ from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from jaxrnn.training import load_model
 from torch_compat import directory as directories
-from torch_compat import output, verify
-from torch_compat.formats import FILES, FORMATS, VERIFIED, Subject, missing
+from torch_compat import output, standalone, verify
+from torch_compat.formats import FORMATS, VERIFIED, Subject, foreign, missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def export_run(
     differs from the JAX model by more than rounding.
     """
     opened, directory = Run.open(run), Path(directory)
-    output.check_target(directory, force, FILES)
+    output.check_target(directory, force, foreign)
     forms = {name: FORMATS[name] for name in dict.fromkeys(formats)}
     wrong = [
         f"--format {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}"
@@ -112,7 +112,7 @@ def export_run(
         for form in forms.values():
             contents |= form.make(subject)
         rows: list[verify.Row] = []
-        with output.appearing(directory, force, FILES) as temporary:
+        with output.appearing(directory, force, foreign) as temporary:
             for file, data in contents.items():
                 write_atomically(temporary / file, data)
             for form in forms.values():
@@ -155,6 +155,12 @@ def verify_run(
                 remarks.append(f"{form.files[0]} was not compared: pip install {names}")
             else:
                 rows += form.compare(subject, directory, True)
+    if (
+        "model.py" in there
+        and (directory / "model.py").read_bytes()
+        != standalone.source(subject.description[0]).encode()
+    ):
+        remarks.append("model.py is not what this version writes, and was not run: it is a program")
     if "model.pt2" in there:
         remarks.append(
             "model.pt2 was not compared: torch's reader of it may run code, so that it is run only "

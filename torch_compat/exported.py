@@ -37,7 +37,9 @@ def load(directory: str | Path) -> nn.Module:
         with torch.device("meta"):
             module = MODELS[name](**arguments, **carried)
         shapes = layout.expected(name, arguments)
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        *(KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError),
+    ) as error:
         raise InputError(f"{directory / directories.CONFIG} is damaged: {error!r}") from error
     try:
         order = layout.convert({key: _as_array(tensor) for key, tensor in tensors.items()}, shapes)

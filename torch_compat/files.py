@@ -11,6 +11,7 @@ Usage::
 from __future__ import annotations
 
 import io
+import pickletools
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises InputError for a file that can't be read, is cut short or damaged as far as its format
     can tell (safetensors: header and sizes; torch's zip: checksums too), or holds anything else.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is neither a file nor a directory that export wrote")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -117,6 +120,7 @@ def _read_torch(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[st
             f"(CVE-2026-24747); install torch {'.'.join(map(str, SAFE_TORCH))} or newer, or give "
             "safetensors"
         )
+    _refuse_duplicates(path, data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -140,10 +144,73 @@ def _read_torch(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[st
     return _dense(path, loaded), extras
 
 
+def _refuse_duplicates(path: Path, data: bytes) -> None:
+    """Raise InputError where a dict in the pickle has a name twice: torch keeps the later one.
+
+    The instructions are followed as far as names and dicts go; nothing is made of them.
+    """
+    streams = [io.BytesIO(data)]
+    if data[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            streams = [
+                io.BytesIO(archive.read(name))
+                for name in archive.namelist()
+                if name.partition("/")[2] == "data.pkl"
+            ]
+    for stream in streams:
+        for _ in range(5):  # torch's old form has a few pickles in a row
+            try:
+                twice = _duplicate(stream)
+            except Exception:  # not whole: torch says so
+                break
+            if twice is not None:
+                raise InputError(f"{path} is damaged: it has {twice!r} twice")
+
+
+def _duplicate(stream: io.BytesIO) -> str | None:
+    """A name that the next pickle in a stream gives twice to one dict."""
+    mark, stack, memo = object(), [], {}
+    seen: dict[int, set[str]] = {}
+    alive: list[Any] = []  # so that no two objects have one id
+
+    def to_mark() -> list[Any]:
+        place = len(stack) - 1 - stack[::-1].index(mark)
+        items, stack[place:] = stack[place + 1 :], []
+        return items
+
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name == "MARK":
+            stack.append(mark)
+        elif name.endswith("PUT") or name == "MEMOIZE":
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif name.endswith("GET"):
+            stack.append(memo[argument])
+        elif name in ("SETITEM", "SETITEMS"):
+            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else to_mark()
+            names = seen.setdefault(id(stack[-1]), set())
+            for key in items[::2]:
+                if isinstance(key, str):
+                    if key in names:
+                        return key
+                    names.add(key)
+        else:
+            before = [kind.name for kind in opcode.stack_before]
+            if "mark" in before:
+                to_mark()
+                before = before[: before.index("mark")]
+            del stack[len(stack) - len(before) :]
+            for _ in opcode.stack_after:
+                stack.append(argument if isinstance(argument, str) else object())
+                alive.append(stack[-1])
+    return None
+
+
 def _dense(path: Path, state_dict: Mapping[Any, Any]) -> dict[str, np.ndarray]:
     import torch
 
     from torch_compat.convert import as_array as array_of
+    from torch_compat.convert import is_dense
 
     arrays, wrong = {}, []
     for name, value in state_dict.items():
@@ -151,8 +218,8 @@ def _dense(path: Path, state_dict: Mapping[Any, Any]) -> dict[str, np.ndarray]:
             wrong.append(f"a name is a {type(name).__name__}")
         elif not isinstance(value, torch.Tensor):
             wrong.append(f"{name!r} is a {type(value).__name__}")
-        elif value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            wrong.append(f"{name} is not a dense tensor")
+        elif not is_dense(value):
+            wrong.append(f"{name} is not a dense tensor of real numbers")
         elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
             wrong.append(f"{name} {tuple(value.shape)} is larger than what the file holds of it")
         else:

@@ -483,12 +483,24 @@ def _flatten(name: str, arrays: Mapping[Any, Any], before: str = "") -> Arrays:
         if value is None:  # an optional input that is not there
             continue
         path = f"{before}{key}".removesuffix(":0")  # TensorFlow's names of variables
+        if hasattr(value, "detach"):  # a tensor of torch
+            value = _from_torch(value)
         inner = _flatten(name, value, f"{path}.") if isinstance(value, Mapping) else None
         for array, values in ({path: np.asarray(value)} if inner is None else inner).items():
             if array in flat:
                 raise InputError(f"{name}: {array} is given twice, nested and with dots")
             flat[array] = values
     return flat
+
+
+def _from_torch(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) != "torch.bfloat16":
+        return tensor.numpy()
+    import ml_dtypes
+    import torch
+
+    return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
 def _zeros(shapes: Shapes, like: Arrays) -> Arrays:

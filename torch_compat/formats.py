@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import importlib.util
 import io
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from flax import nnx
 
 from jaxrnn.errors import InputError
 from torch_compat import directory as directories
-from torch_compat import files, layout, standalone, verify
+from torch_compat import files, layout, output, standalone, verify
 from torch_compat.parts import arrays_of, describe
 
 CONFIG, WEIGHTS = directories.CONFIG, directories.WEIGHTS
@@ -132,15 +133,17 @@ def _make_safetensors(subject: Subject) -> dict[str, bytes]:
 
 
 def _compare_safetensors(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
-    directories.read(directory)
+    config, _ = directories.read(directory)
     if installed("torch"):
         from torch_compat.exported import load
 
         twin = load(directory)
-        return verify.compare(subject.reference, twin, form="safetensors", gradients=gradients)
-    arrays, _ = files.read(directory / WEIGHTS)
-    theirs = {name: array.astype(np.float64) for name, array in arrays.items()}
-    return [verify.compare_parameters(subject.reference, theirs, "safetensors")]
+        rows = verify.compare(subject.reference, twin, form="safetensors", gradients=gradients)
+    else:
+        arrays, _ = files.read(directory / WEIGHTS)
+        theirs = {name: array.astype(np.float64) for name, array in arrays.items()}
+        rows = [verify.compare_parameters(subject.reference, theirs, "safetensors")]
+    return [*rows, *verify.compare_carried("safetensors", subject.carried, config)]
 
 
 # --- module: the same, and the Python source that it takes
@@ -155,13 +158,15 @@ def _make_module(subject: Subject) -> dict[str, bytes]:
 
 
 def _compare_module(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
-    # As a user's program would import it: the class in the file, not the one in this package.
-    spec = importlib.util.spec_from_file_location("exported_model", directory / "model.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(f"can't import {directory / 'model.py'}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return verify.compare(subject.reference, module.load(), form="module", gradients=gradients)
+    # The class in the file, not the one in this package; an import would leave bytecode beside it.
+    path = directory / "model.py"
+    module: Any = types.ModuleType("model")
+    module.__file__ = str(path)
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), module.__dict__)
+    twin = module.load()
+    theirs = {name: getattr(twin, name) for name in subject.carried}
+    rows = verify.compare(subject.reference, twin, form="module", gradients=gradients)
+    return [*rows, *verify.compare_carried("module", subject.carried, theirs)]
 
 
 # --- pt2: torch.export
@@ -207,9 +212,11 @@ def _compare_onnx(subject: Subject, directory: Path, gradients: bool) -> list[ve
     from torch_compat import onnx_graph
 
     data = (directory / "model.onnx").read_bytes()
-    return verify.compare_run(
+    rows = verify.compare_run(
         subject.reference, lambda inputs: onnx_graph.run(data, inputs), form="onnx"
     )
+    about = onnx_graph.metadata(data)
+    return [*rows, *verify.compare_carried("onnx", subject.carried, about)]
 
 
 # --- lesson: the checkpoint of the char-rnn notebook
@@ -248,13 +255,16 @@ def _make_lesson(subject: Subject) -> dict[str, bytes]:
 
 def _compare_lesson(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
     ours = {theirs: name for name, theirs in _LESSON_NAMES.items()}
-    arrays, _ = files.read(directory / "lesson.pt")
+    arrays, extras = files.read(directory / "lesson.pt")
     renamed = {}
     for name, array in arrays.items():
         owner, _, leaf = name.partition(".")
         renamed[f"{ours.get(owner, owner)}.{leaf}"] = array
     twin = _filled(subject, directory / "lesson.pt", renamed)
-    return verify.compare(subject.reference, twin, form="lesson", gradients=gradients)
+    rows = verify.compare(subject.reference, twin, form="lesson", gradients=gradients)
+    tokens = {"vocabulary": extras.get("tokens")}
+    ours = {"vocabulary": tuple(subject.carried["vocabulary"]["symbols"])}
+    return [*rows, *verify.compare_carried("lesson", ours, tokens)]
 
 
 FORMATS: dict[str, Format] = {
@@ -280,6 +290,19 @@ FORMATS: dict[str, Format] = {
 
 FILES = frozenset(name for form in FORMATS.values() for name in form.files)
 """The names of all files that any form has."""
+
+
+def foreign(directory: Path) -> list[str]:
+    """What there is in a directory that no export wrote.
+
+    Common names, as model.safetensors, are an export's where config.json bears its checksum.
+    """
+    there = {path.name for path in directory.iterdir()} - {"__pycache__"}  # of using model.py
+    own = output.plain_files(directory) & FILES
+    if not output.marked(directory / CONFIG, {"format", "sha256", "model"}):
+        own -= set(FORMATS["module"].files)
+    return sorted(there - own)
+
 
 VERIFIED = ("safetensors", "state-dict", "lesson", "onnx")
 """Forms that can be compared in a directory from elsewhere, since none of them is a program."""

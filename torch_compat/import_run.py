@@ -25,12 +25,12 @@ from jaxrnn.tasks import TASKS
 from jaxrnn.training import Progress, initial_state, load_model
 from torch_compat import directory as directories
 from torch_compat import files, layout, output
+from torch_compat.parts import build
 
-RUN_FILES = frozenset(
-    {"config.toml", "run.json", "metrics.jsonl", "checkpoints"}
-    | {"loss.png", "samples.txt", "prediction.png"}
-)
-"""What lies in a run's directory."""
+_RUN_FILES = {
+    *("config.toml", "run.json", "metrics.jsonl", "loss.png", "samples.txt", "prediction.png")
+}
+_CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
 _TASK_OF = {"CharLM": "char", "Forecaster": "series"}
 
@@ -52,6 +52,7 @@ class Import:
     task: str
     weights: Weights
     has_data: bool  # whether the run can be trained on
+    notes: list[str]  # what was presumed
 
     @property
     def num_parameters(self) -> int:
@@ -84,9 +85,11 @@ def import_run(
     a model: all that is wrong is named, and nothing is written.
     """
     source, path = Path(source), Path(run)
-    output.check_target(path, force, RUN_FILES)
+    output.check_target(path, force, foreign)
     weights = read(source)
     task_name = _TASK_OF[weights.name]
+    if target and (task_name == "char" or not data):
+        raise InputError(f"--target is {target!r}, expected with the --data of a series alone")
     if config is None:
         config = CONFIGS[task_name](dropout=weights.arguments.get("dropout", 0.0))
     elif type(config) is not CONFIGS[task_name]:
@@ -115,7 +118,7 @@ def import_run(
             key: jnp.asarray(weights.arrays[key], value.dtype)
             for key, value in state.params.items()
         }
-        with output.appearing(path, force, RUN_FILES) as temporary:
+        with output.appearing(path, force, foreign) as temporary:
             written = Run.create(task_name, dataclasses.replace(config, run=str(temporary)), facts)
             written.write_config(dataclasses.replace(written.config, run=str(path)))
             meta = {"progress": dataclasses.asdict(Progress()), "step": 0}
@@ -123,7 +126,26 @@ def import_run(
             _, found, _ = load_model(task, written)
             for key, array in weights.arrays.items():
                 np.testing.assert_array_equal(np.asarray(found[key]), array)
-    return Import(task_name, weights, bool(facts["digest"]))
+    notes = []
+    if config.cell == "rnn":
+        notes.append("the RNN's nonlinearity is presumed to be tanh: weights do not tell")
+    if task_name == "series" and "scaler" not in weights.carried and not data:
+        notes.append("no --data is given and the file has no scaler: this is a run of the sine")
+    return Import(task_name, weights, bool(facts["digest"]), notes)
+
+
+def foreign(directory: Path) -> list[str]:
+    """What there is in a directory that is not a run's."""
+    there = {path.name for path in directory.iterdir()}
+    own = output.plain_files(directory) & _RUN_FILES
+    if not output.marked(directory / "run.json", {"format", "task", "facts"}):
+        own = set()
+    checkpoints = directory / "checkpoints"
+    if own and checkpoints.is_dir() and not checkpoints.is_symlink():
+        inner = {path.name for path in checkpoints.iterdir()}
+        if inner <= output.plain_files(checkpoints) & _CHECKPOINTS:
+            own.add("checkpoints")
+    return sorted(there - own)
 
 
 def read(source: Path) -> Weights:
@@ -136,6 +158,7 @@ def read(source: Path) -> Weights:
             raise InputError(f"{source} holds a {name}, expected one of {', '.join(_TASK_OF)}")
         carried = {key: described[key] for key in directories.CARRIED if key in described}
         where = source / directories.WEIGHTS
+        _check_described(source, described, arrays, carried)
     else:
         arrays, extras = files.read(source)
         name, arguments, arrays = recognise(source, arrays)
@@ -151,6 +174,31 @@ def read(source: Path) -> Weights:
     return Weights(name, arguments, arrays, carried)
 
 
+def _check_described(
+    source: Path, described: dict[str, Any], arrays: dict[str, np.ndarray], carried: dict[str, Any]
+) -> None:
+    """Raise InputError where a configuration is not one of an export's, whatever its checksum."""
+    try:
+        build(described["model"], described["arguments"], arrays)
+        dtypes = {array.dtype.name for array in arrays.values()}
+        if dtypes != {described["dtype"]}:
+            raise ValueError(f"dtype is {described['dtype']}, the weights are {dtypes}")
+        belongs = "vocabulary" if described["model"] == "CharLM" else "scaler"
+        if set(carried) - {belongs}:
+            raise ValueError(f"a {described['model']} has no {', '.join(set(carried) - {belongs})}")
+        if "vocabulary" in carried:
+            Vocabulary.from_dict(carried["vocabulary"]).symbols.encode()
+        if "scaler" in carried:
+            scaler = carried["scaler"]
+            Scaler.from_dict({key: scaler[key] for key in ("mean", "std")})
+            str(scaler["target"]).encode()
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        path = source / directories.CONFIG
+        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+
+
 def _check_lesson(
     source: Path, name: str, arguments: Mapping[str, Any], extras: Mapping[str, Any]
 ) -> None:
@@ -159,11 +207,13 @@ def _check_lesson(
     if name != "CharLM" or arguments["embedding_size"] or arguments["cell"] != "lstm":
         wrong.append("its state_dict is no one-hot LSTM's")
     for key, ours in (("n_hidden", "hidden_size"), ("n_layers", "num_layers")):
-        if extras[key] != arguments[ours]:
-            wrong.append(f"{key} is {extras[key]!r}, its state_dict has {arguments[ours]}")
+        found = extras[key] if type(extras[key]) is int else type(extras[key]).__name__
+        if found != arguments[ours]:
+            wrong.append(f"{key} is {found}, its state_dict has {arguments[ours]}")
     tokens = extras["tokens"]
     if not isinstance(tokens, list | tuple) or any(
-        not isinstance(token, str) or len(token) != 1 for token in tokens
+        not isinstance(token, str) or len(token) != 1 or "\ud800" <= token <= "\udfff"
+        for token in tokens
     ):
         wrong.append("tokens is not a tuple of characters")
     elif len(tokens) != arguments.get("num_symbols") or len(set(tokens)) < len(tokens):

@@ -118,6 +118,19 @@ def run(model: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise InputError(f"onnxruntime can't run the graph: {reason}") from None
 
 
+def metadata(model: bytes) -> dict[str, Any]:
+    """What ``build`` has put beside the graph: model, arguments, vocabulary or scaler.
+
+    Raises InputError where onnx is not installed or that is not JSON.
+    """
+    onnx = _installed("onnx")
+    try:
+        found = onnx.load_from_string(model).metadata_props
+        return {entry.key: json.loads(entry.value) for entry in found}
+    except Exception as error:  # of protobuf, or of JSON
+        raise InputError(f"the graph's metadata can't be read: {error}") from None
+
+
 def _installed(package: str) -> Any:
     try:
         return importlib.import_module(package)

@@ -34,7 +34,8 @@ NAMES = ("output", "h", "c")
 """What a model gives: its output, and the members of its last state."""
 
 SIZES = ((1, 11, False), (3, 7, True))
-"""Batch, steps, and whether to begin from a random state."""
+"""Batch, steps (of a model of text more where it has more symbols), and whether to begin from a
+random state."""
 
 
 class Row(NamedTuple):
@@ -137,7 +138,8 @@ def compare(
     theirs = {name: t.detach().double().cpu().numpy() for name, t in twin.state_dict().items()}
     rows = [compare_parameters(reference, theirs, form)]
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        for dtype in dict.fromkeys([jnp.dtype("float64"), reference.stored, reference.computed]):
+        dtypes = [jnp.dtype("float64"), reference.stored, reference.computed]
+        for dtype in dict.fromkeys(dtypes + [jnp.dtype("float32")] * gradients):
             held = getattr(torch, reference.held(dtype).name)  # a torch module has one dtype
             other = copy.deepcopy(twin).to(held).eval()
             pairs: list[tuple[str, np.ndarray, np.ndarray]] = []
@@ -166,6 +168,13 @@ def compare_parameters(
     ]
     rows = _each(form, reference.stored.name, pairs, 0.0)
     return max(rows, key=lambda row: row.difference)
+
+
+def compare_carried(form: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Row]:
+    """What a model has besides its parameters, which must be equal: vocabulary or scaler."""
+    same = {name: theirs.get(name) == value for name, value in ours.items()}
+    found = {name: 0.0 if equal else np.inf for name, equal in same.items()}
+    return [Row(form, "-", name, value, value, 0.0) for name, value in found.items()]
 
 
 def compare_run(
@@ -261,7 +270,10 @@ def _inputs(
     rnn: Any = getattr(model, "rnn", model)
     shape = (batch_size, num_steps) if rnn.batch_first else (num_steps, batch_size)
     if isinstance(model, CharLM):
-        x = rng.integers(model.num_symbols, size=shape)
+        if carried:  # as many steps as every symbol needs to be read
+            num_steps = max(num_steps, -(-model.num_symbols // batch_size))
+        ids = np.resize(rng.permutation(model.num_symbols), batch_size * num_steps)
+        x = ids.reshape(batch_size, num_steps)
     else:
         x = normal(*shape, rnn.input_size)
     if not carried:
