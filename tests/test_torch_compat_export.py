@@ -343,7 +343,9 @@ def test_a_failing_disk_is_one_line_and_leaves_nothing(series, tmp_path, capsys,
     monkeypatch.setattr(export_run, "write_atomically", full)
     out = tmp_path / "deep" / "out"
     assert export(series, "--to", out) == 2
-    assert capsys.readouterr().err == f"error: can't write --to {out}: No space left on device\n"
+    assert (
+        capsys.readouterr().err == f"error: --to {out} can't be written: No space left on device\n"
+    )
     assert listing(tmp_path) == []
 
 
@@ -386,6 +388,38 @@ def test_the_old_one_is_there_until_the_new_one_is(fails_at, tmp_path, monkeypat
     assert listing(tmp_path) == ["out", "out/a"]
 
 
+def test_a_path_through_a_link_is_the_one_that_was_checked(series, tmp_path):
+    (tmp_path / "other" / "real").mkdir(parents=True)
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "thesis.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "other" / "real")
+    assert export(series, "--to", tmp_path / "link" / ".." / "exp") == 0  # other/exp
+    assert listing(tmp_path / "exp") == ["thesis.txt"]
+    assert "model.safetensors" in listing(tmp_path / "other" / "exp")
+
+
+def test_what_others_have_left_beside_it_stays(tmp_path):
+    for word in ("old", "tmp"):
+        (tmp_path / f".out.{os.getpid()}.{word}").mkdir()
+    left = listing(tmp_path)
+    with output.appearing(tmp_path / "out", False, lambda path: []) as temporary:
+        (temporary / "a").write_text("new")
+    assert listing(tmp_path) == [*left, "out", "out/a"]
+
+
+def test_a_disk_that_fails_after_the_rename_is_said(tmp_path, monkeypatch):
+    def fails(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(output, "sync_directory", fails)
+    with (
+        pytest.raises(InputError, match="was written, but may not outlive a power loss"),
+        output.appearing(tmp_path / "out", False, lambda path: []) as temporary,
+    ):
+        (temporary / "a").write_text("new")
+    assert listing(tmp_path) == ["out", "out/a"]
+
+
 def test_the_rename_is_made_to_last(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(output, "sync_directory", synced.append)
@@ -398,7 +432,7 @@ def test_where_no_directory_can_be_made_is_one_line(series, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert export(series, "--to", tmp_path / "file" / "out") == 2
     printed = capsys.readouterr().err
-    assert printed == f"error: can't write --to {tmp_path / 'file' / 'out'}: Not a directory\n"
+    assert printed == f"error: --to {tmp_path / 'file' / 'out'} can't be written: Not a directory\n"
 
 
 # --- what is refused

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,30 +62,39 @@ def appearing(directory: Path, force: bool, foreign: Foreign) -> Iterator[Path]:
     Parents that were made for it go as well. With ``force``, what was there stays until then;
     nothing that is ``foreign`` is ever replaced.
     """
-    check_target(directory, force, foreign)
-    target = Path(os.path.abspath(directory))
-    temporary, old = (
-        target.with_name(f".{target.name}.{os.getpid()}.{word}") for word in ("tmp", "old")
-    )
+    # As the system resolves it: dropping "link/.." from the text can name another directory.
+    whole = directory.name in ("", "..")
+    target = Path(os.path.realpath(directory if whole else directory.parent))
+    target = target if whole else target / directory.name
+    check_target(target, force, foreign)
     made = [parent for parent in target.parents if not parent.exists()]
+    own: Path | None = None  # removed at the end, and nothing else is
     done = False
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        check_target(directory, force, foreign)
+        if made:
+            target.parent.mkdir(parents=True)
+        own = Path(tempfile.mkdtemp(prefix=".jaxrnn-", dir=target.parent))
+        new, old = own / "new", own / "old"
+        new.mkdir()
+        yield new
+        check_target(target, force, foreign)
         if target.exists():
             target.rename(old)
-        temporary.rename(target)
-        sync_directory(target.parent)
-        done = True
-    except OSError as error:
-        raise InputError(f"can't write --to {directory}: {error.strerror or error}") from error
-    finally:
-        if not done:
-            if old.exists() and not target.exists():
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
                 old.rename(target)
-            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        done = True
+        sync_directory(target.parent)
+    except OSError as error:
+        what = "was written, but may not outlive a power loss" if done else "can't be written"
+        raise InputError(f"--to {directory} {what}: {error.strerror or error}") from error
+    finally:
+        if own is not None and (done or not (own / "old").exists()):
+            shutil.rmtree(own, ignore_errors=True)
+        if not done:
             for parent in made:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
-        shutil.rmtree(old, ignore_errors=True)
