@@ -174,11 +174,13 @@ def test_layers_cross_over_and_back(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_layer_of_torch_keeps_its_bits_and_stays_apart(dtype):
-    module: Any = torch.nn.LSTM(I, H, proj_size=P, dtype=getattr(torch, dtype))
+    # Of a size and place in memory that JAX would otherwise take as its own.
+    module: Any = torch.nn.LSTM(64, 64, proj_size=32, dtype=getattr(torch, dtype))
     layer = torch_compat.from_torch(module)
     before = {key: bits(tensor) for key, tensor in module.state_dict().items()}
     with torch.no_grad():
-        module.weight_hr_l0.zero_()
+        for parameter in module.parameters():
+            parameter.zero_()
     for key, param in split(layer)[1].items():
         assert param.dtype == dtype
         assert bits(param) == before[key]
@@ -195,6 +197,20 @@ def test_what_has_no_twin_is_named():
 
     with pytest.raises(TypeError, match="LSTM"):
         torch_compat.from_torch(LSTM(2, 3))
+
+    class Twice(CharLM):  # which may compute something else
+        pass
+
+    with pytest.raises(TypeError, match=r"can't convert .*Twice"):
+        torch_compat.to_torch(Twice(2, hidden_size=3, rngs=nnx.Rngs(0)))
+
+
+def test_parameters_that_are_not_finite_are_refused():
+    layer = build_layer("rnn-relu")
+    bias = layer.bias_ih_l1
+    bias[...] = bias[...].at[2].set(jnp.nan)
+    with pytest.raises(InputError, match=r"bias_ih_l1 .* holds 1 values that are NaN"):
+        torch_compat.to_torch(layer)
 
 
 def test_a_layer_with_more_parameters_is_refused():
@@ -252,6 +268,12 @@ def test_next_symbol_is_jaxrnns(options):
     expected = char_lm.next_symbol(jnp.asarray(logits), jnp.asarray(uniform), **options)
     got = modules.next_symbol(torch.tensor(logits), torch.tensor(uniform), **options)
     assert got.tolist() == expected.tolist()
+
+
+def test_a_uniform_number_of_one_draws_the_last_symbol_that_has_a_probability():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    assert modules.next_symbol(logits, torch.ones(1)).tolist() == [3]
+    assert modules.next_symbol(logits, torch.ones(1), top_k=2).tolist() == [1]
 
 
 def test_generate_draws_from_a_generator_without_dropout_and_keeps_the_mode():
@@ -319,7 +341,7 @@ def test_a_forecaster_carries_its_scaler():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_twin_forecasts_as_the_model(cell):
+def test_a_twin_forecasts_as_the_model(cell, unchecked):
     arguments = {"input_size": O, "output_size": O, "cell": cell, "hidden_size": H, "dropout": 0.4}
     options = arguments | {"num_layers": L, "param_dtype": jnp.dtype("float64")}
     model = filled(lambda: Forecaster(**options, rngs=nnx.Rngs(0)), "float64")
@@ -331,6 +353,10 @@ def test_a_twin_forecasts_as_the_model(cell):
     assert twin.training
     with pytest.raises(ValueError, match="horizon is 0, expected at least 1 step"):
         twin.forecast(torch.tensor(history), 0)
+    with pytest.raises(ValueError, match=r"history has shape \(5, 2\), expected \(B, T, I\)"):
+        twin.forecast(torch.tensor(history[0]), 2)
+    with pytest.raises(ValueError, match=r"history has shape \(5, 2\), expected \(B, T, I\)"):
+        forecast(*split(model), jnp.asarray(history[0]), 2)
     with pytest.raises(ValueError, match="predicts 2 values a step and reads 4"):
         modules.Forecaster(I, O).forecast(torch.zeros(B, T, I), 2)
 
@@ -387,6 +413,23 @@ def test_another_gradient_with_the_same_outputs_is_found():
     rows = verify.compare(verify.Reference(model), twin, gradients=True)
     wrong = {row.tensor for row in rows if not row.ok}
     assert wrong == {f"grad {name}" for name in right.state_dict() if name.startswith("rnn.")}
+
+
+def test_a_gradient_that_is_a_millionth_off_is_found():
+    class Steep(modules.Forecaster):
+        def forward(self, x, state=None):
+            y, state = self.rnn(x, state)
+            weight = self.decoder.weight
+            weight = weight + 1e-6 * (weight - weight.detach())
+            return torch.nn.functional.linear(y, weight, self.decoder.bias), state
+
+    model = build("series-rnn")
+    right: Any = torch_compat.to_torch(model)
+    twin = Steep(**right.arguments).double()
+    twin.load_state_dict(right.state_dict())
+    rows = verify.compare(verify.Reference(model), twin, gradients=True)
+    wrong = {(row.dtype, row.tensor) for row in rows if not row.ok}
+    assert wrong == {("float64", "grad decoder.weight")}
 
 
 @pytest.mark.parametrize(

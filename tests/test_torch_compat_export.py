@@ -4,8 +4,10 @@ import ast
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +337,25 @@ def test_an_interruption_leaves_nothing(series, tmp_path, monkeypatch):
     assert listing(tmp_path) == []
 
 
+def test_a_request_to_end_leaves_nothing(series, tmp_path, monkeypatch):
+    def ended(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(verify, "compare", ended)
+    monkeypatch.setattr(
+        sys, "argv", ["", "export", str(series), "--to", str(tmp_path / "d" / "out")]
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            command.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 143
+    assert listing(tmp_path) == []
+
+
 def test_a_failing_disk_is_one_line_and_leaves_nothing(series, tmp_path, capsys, monkeypatch):
     def full(path, data):
         path.write_bytes(data[:10])
@@ -543,7 +564,8 @@ def test_load_names_the_file_that_is_missing_or_damaged(directory):
     assert f"{weights} is not a whole safetensors file" in refused(directory)
     weights.unlink()
     assert refused(directory) == (
-        f"{directory} is not an exported model: it has no model.safetensors"
+        f"{directory} is not an exported model: it has no model.safetensors; of weights alone, "
+        "name the file"
     )
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert "don't match their checksum" in refused(directory)
@@ -571,7 +593,13 @@ def test_load_names_the_file_that_is_missing_or_damaged(directory):
         {"arguments": []},
         {"arguments": {"num_layers": 10**12}},
         {"arguments": {"num_layers": "2"}},
+        {"arguments": {"hidden_size": True}},
+        {"arguments": {"hidden_size": -8}},
+        {"arguments": {"dropout": float("nan")}},
+        {"arguments": {"cell": "lru"}},
+        {"arguments": {"more": 1}},
         {"dtype": 32},
+        {"vocabulary": {"kind": "characters", "symbols": "a" * len(set(TEXT))}},
         {"vocabulary": {"kind": "characters", "symbols": "ab"}},
         {"vocabulary": {}},
         {"scaler": {"mean": 0, "std": 1, "target": ""}},
@@ -609,7 +637,10 @@ def test_load_refuses_another_dtype(directory):
     tensors = safetensors.torch.load_file(path)
     safetensors.torch.save_file({k: t.to(torch.bfloat16) for k, t in tensors.items()}, path)
     change(directory)
-    assert refused(directory) == f"{path} is of dtype bfloat16, config.json says float32"
+    assert refused(directory) == (
+        f"{directory / 'config.json'} is damaged: dtype is 'float32', model.safetensors holds "
+        "bfloat16"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])

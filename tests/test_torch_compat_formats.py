@@ -150,6 +150,17 @@ def test_the_readme_of_a_module_says_what_works(tmp_path):
     assert done.stdout == twin.decode(ids) + "\n"
 
 
+def test_the_readme_of_a_forecaster_forecasts_in_the_series_own_unit(tmp_path):
+    made = written("series-lstm", "module", tmp_path)
+    use = (tmp_path / "README.md").read_text().split("`")[-4].replace("m.inv", "y = m.inv")
+    code = f"import json, torch, model; history = torch.ones(2, 5, 1); {use}"
+    done = python("-c", f"{code}; print(json.dumps(y.tolist()))", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    twin = made.twin
+    right = twin.inverse(twin.forecast(twin.transform(torch.ones(2, 5, 1)), 24))
+    assert_close(np.array(json.loads(done.stdout)), right, "float32")
+
+
 # --- pt2 and onnx: any batch size and length, and streams
 
 
@@ -175,6 +186,19 @@ def test_programs_run_at_any_size_and_stream(form, runner, name):
     first, *state = run([x[:, :4], *state])
     second, *state = run([x[:, 4:], *state])
     assert_all_close([np.concatenate([first, second], axis=1), *state], whole)
+
+
+def test_a_program_computes_in_the_dtype_of_the_parameters():
+    from torch_compat import pt2
+
+    twin: Any = modules.CharLM(V, "lstm", H, 1).double().eval()
+    x, h, c = inputs("gru-embedding")[0], *np.random.default_rng(0).normal(size=(2, 1, B, H))
+    got = pt2.runner(pt2.dump(twin))([x, h, c])
+    with torch.no_grad():
+        y, state = twin(torch.from_numpy(x), (torch.from_numpy(h), torch.from_numpy(c)))
+    for value, right in zip(got, (y, *state), strict=True):
+        assert value.dtype == np.float64
+        assert_close(value, right)
 
 
 def test_a_pt2_is_loaded_by_torch_alone(tmp_path):

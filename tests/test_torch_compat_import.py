@@ -15,6 +15,8 @@ import torch_compat
 from jaxrnn import checkpoint, cli, evaluate, sample, train
 from jaxrnn.config import CharConfig, to_toml
 from jaxrnn.data.series import sine_data
+from jaxrnn.errors import InputError
+from jaxrnn.runs import Run
 from torch_compat import __main__ as command
 from torch_compat import directory as directories
 from torch_compat import modules
@@ -343,12 +345,13 @@ SERIES = ("Forecaster", modules.Forecaster(1, 1, "rnn", 2), {"scaler": SCALER})
         (CHAR, {"scaler": SCALER}),
         (SERIES, {"scaler": [1, 2]}),
         (SERIES, {"scaler": {"mean": 0.0, "std": 1.0}}),
+        (SERIES, {"scaler": SCALER | {"std": 0.0}}),
         (SERIES, {"scaler": SCALER | {"mean": 10**400}}),
         (SERIES, {"scaler": SCALER | {"target": "\ud800"}}),
         (SERIES, {"dtype": "float16"}),
         (SERIES, {"arguments": {**SERIES[1].arguments, "more": 1}}),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_configuration_that_is_no_exports_is_refused_whatever_its_checksum(
     model, about, tmp_path, capsys
@@ -362,6 +365,8 @@ def test_a_configuration_that_is_no_exports_is_refused_whatever_its_checksum(
     config["sha256"] = directories._digest(config, content["model.safetensors"])
     (tmp_path / "source" / "config.json").write_text(json.dumps(config))
     (tmp_path / "source" / "model.safetensors").write_bytes(content["model.safetensors"])
+    with pytest.raises(InputError, match="is damaged"):
+        torch_compat.load(tmp_path / "source")
     assert import_(tmp_path / "source", "--to", tmp_path / "run") == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
@@ -377,6 +382,42 @@ def test_what_is_presumed_is_said(tmp_path, capsys):
     assert "this is a run of the sine" in printed
     assert import_(tmp_path / "a.pt", "--to", tmp_path / "b", "--target", "price") == 2
     assert "--target is 'price', expected with the --data of a series" in capsys.readouterr().err
+
+
+def test_the_file_of_options_may_name_the_data(net, text, tmp_path, capsys):
+    options = CharConfig(data=str(text), batch_size=2, seq_len=16, dropout=0.25)
+    (tmp_path / "options.toml").write_text(to_toml("char", options))
+    given = ("--config", tmp_path / "options.toml")
+    torch.save(net.checkpoint(), tmp_path / "net.pt")
+    assert import_(tmp_path / "net.pt", "--to", tmp_path / "run", *given) == 0
+    assert "dropout 0.25" in capsys.readouterr().out
+    assert f'data = "{text}"' in stored(tmp_path / "run")[1]
+    (tmp_path / "bytes.toml").write_text('task = "char"\ntokens = "bytes"\n')
+    torch.save(modules.CharLM(256, "gru", 3).state_dict(), tmp_path / "bytes.pt")
+    given = ("--config", tmp_path / "bytes.toml")
+    assert import_(tmp_path / "bytes.pt", "--to", tmp_path / "b", *given) == 0
+    assert stored(tmp_path / "b")[2]["facts"]["vocabulary"]["kind"] == "bytes"
+    assert import_(tmp_path / "net.pt", "--to", tmp_path / "c", "--tokens", "bytes") == 2
+    assert "--tokens is 'bytes', the vocabulary in" in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_read_back_as_the_weights_is_not_made(net, tmp_path, monkeypatch):
+    def save(run, tree, meta, save=Run.save, **options):
+        params = dict(tree.params)
+        params["decoder.bias"] = params["decoder.bias"].at[0].add(1)
+        save(run, tree._replace(params=params), meta, **options)
+
+    torch.save(net.checkpoint(), tmp_path / "net.pt")
+    monkeypatch.setattr(Run, "save", save)
+    with pytest.raises(AssertionError, match="not equal"):
+        import_(tmp_path / "net.pt", "--to", tmp_path / "run")
+    assert listing(tmp_path) == ["net.pt"]
+
+
+def test_a_text_of_one_symbol_is_a_text(tmp_path):
+    torch.save(CharRNN(("a",)).checkpoint(), tmp_path / "net.pt")
+    assert import_(tmp_path / "net.pt", "--to", tmp_path / "run") == 0
+    assert stored(tmp_path / "run")[2]["task"] == "char"
 
 
 def test_force_replaces_runs_alone(tmp_path, capsys):

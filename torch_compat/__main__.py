@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -91,12 +92,12 @@ class ImportOptions:
     """run directory to write, made with its parents"""
     data: str = ""
     """data to evaluate and train on; it gives the vocabulary or scaler that FILE has not"""
-    tokens: Literal["characters", "bytes"] = "characters"
-    """what the symbols are, where FILE has no vocabulary"""
+    tokens: Literal["", "characters", "bytes"] = ""
+    """what the symbols are, where FILE has no vocabulary; empty: as --config has it, characters"""
     target: str = ""
     """column of the data, of a series"""
     config: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
-    """TOML file of options to train on with; those that the weights decide are set from them"""
+    """TOML file of options to train on with, data among it; the weights decide the model's own"""
     force: bool = False
     """replace RUN if it is a run directory and holds nothing else"""
 
@@ -106,8 +107,8 @@ class VerifyOptions:
     """Show how far an export differs from a run; the exit code is 1 if it is more than rounding.
 
     Of weights: parameters, outputs, last states, a loss and its gradient by every parameter, in
-    float64 and in the model's own dtypes. Of ONNX: outputs and last states. A .pt2 is not loaded:
-    torch's reader of it may run code.
+    float64, float32 and the model's own dtypes. Of ONNX: outputs and last states. A .pt2 is not
+    loaded: torch's reader of it may run code.
 
     examples:
       python -m torch_compat verify runs/char-20250101-120000 exported
@@ -123,6 +124,8 @@ class VerifyOptions:
 
 def main() -> int:
     """The command line; gives the exit code."""
+    # As an exception, so that what was begun is cleaned up.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     return cli.exit_code(lambda: run_command(sys.argv[1:]))
 
 
@@ -195,7 +198,8 @@ def import_(options: ImportOptions) -> int:
         force=options.force,
     )
     weights, path = done.weights, shlex.quote(options.to)
-    shown = ", ".join(f"{key} {value}" for key, value in weights.arguments.items())
+    arguments = weights.arguments | {"dropout": done.config.dropout}
+    shown = ", ".join(f"{key} {value}" for key, value in arguments.items())
     lines = [
         f"read    {options.file}: {weights.name}, {done.num_parameters:,} parameters ({shown})",
         f"wrote   {options.to}",

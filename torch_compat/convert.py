@@ -65,7 +65,7 @@ def from_torch(
             f"can't convert {type(source)}, expected torch.nn's {known}, or torch_compat.modules' "
             f"{', '.join(modules.MODELS)}; for a layer within it, from_state_dict takes a prefix"
         )
-    return build(name, arguments, _arrays(source.state_dict()), rngs)
+    return build(name, arguments, as_arrays(source.state_dict()), rngs)
 
 
 def from_state_dict(
@@ -96,7 +96,7 @@ def from_state_dict(
             + (f"the state dict has {there}" if found else "the state dict has none at all")
         )
     try:
-        arrays = _arrays(inner)
+        arrays = as_arrays(inner)
         name, sizes = layout.read({key: array.shape for key, array in arrays.items()})
         options = {"nonlinearity": nonlinearity, "batch_first": batch_first, "dropout": dropout}
         arguments = sizes | {key: options[key] for key in LAYERS[name] if key in options}
@@ -145,7 +145,7 @@ def as_array(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def is_dense(tensor: Tensor) -> bool:
+def _is_dense(tensor: Tensor) -> bool:
     """Whether it holds numbers that NumPy and JAX have, each at its own place."""
     held = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     counts = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -153,19 +153,21 @@ def is_dense(tensor: Tensor) -> bool:
     return plain and tensor.dtype in (*held, *counts) and not tensor.is_neg()
 
 
-def _arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def as_arrays(state_dict: Mapping[Any, Any]) -> dict[str, np.ndarray]:
     """As NumPy; raises InputError, all together, for what is no dense tensor and no array."""
     arrays, wrong = {}, []
     for name, value in state_dict.items():
-        if isinstance(value, Tensor):
-            if not is_dense(value):
-                wrong.append(f"{name} is no dense tensor of real numbers")
-                continue
-            value = as_array(value)
-        if not isinstance(value, np.ndarray | np.generic | jnp.ndarray):
+        if not isinstance(name, str):
+            wrong.append(f"a name is a {type(name).__name__}")
+        elif isinstance(value, Tensor) and not _is_dense(value):
+            wrong.append(f"{name} is no dense tensor of real numbers")
+        elif isinstance(value, Tensor):
+            arrays[name] = as_array(value)
+        elif isinstance(value, np.ndarray | np.generic | jnp.ndarray):
+            arrays[name] = np.asarray(value)
+        else:
             wrong.append(f"{name} is a {type(value).__name__}")
-            continue
-        arrays[name] = np.asarray(value)
     if wrong:
-        raise InputError(f"expected dense tensors or arrays: {'; '.join(wrong)}")
+        shown = "; ".join(wrong[:10]) + ("; ..." if len(wrong) > 10 else "")
+        raise InputError(f"expected dense tensors by name: {shown}")
     return arrays

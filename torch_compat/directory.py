@@ -22,6 +22,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxrnn.data.series import Scaler
+from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
 from torch_compat import layout
 
@@ -29,6 +31,16 @@ FORMAT = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CARRIED = ("vocabulary", "scaler")
 """What a model has besides its parameters."""
+
+_BODY = ("hidden_size", "num_layers")
+_MODELS = {
+    "CharLM": (("num_symbols", "embedding_size", *_BODY), "vocabulary"),
+    "Forecaster": (("input_size", "output_size", *_BODY), "scaler"),
+}
+"""The sizes among a model's arguments, and what it may carry; ``cell`` and ``dropout`` besides."""
+
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+"""As safetensors has them, and as NumPy does."""
 
 
 def dump(
@@ -72,15 +84,47 @@ def read(directory: str | Path) -> tuple[dict[str, Any], bytes]:
             "from another export"
         )
     try:
-        # Before a loop over them: as many layers as that many tensors can't be.
-        if not 1 <= config["arguments"].get("num_layers", 1) <= len(header):
-            raise ValueError(f"num_layers is {config['arguments']['num_layers']!r}")
-        layout.expected(config["model"], config["arguments"])
-        if not isinstance(config["dtype"], str):
-            raise TypeError(f"dtype is {config['dtype']!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error!r}") from error
+        _check(config, {name: of for name, of in header.items() if name != "__metadata__"})
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = str(error) if isinstance(error, InputError | ValueError) else repr(error)
+        raise InputError(f"{path} is damaged: {reason}") from error
     return config, weights
+
+
+def _check(config: Mapping[str, Any], header: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise an error of many kinds where a configuration is not one that ``dump`` writes.
+
+    A checksum is no signature: whoever alters a file can make a new one.
+    """
+    sizes, carried = _MODELS[config["model"]]
+    arguments, dtype = config["arguments"], config["dtype"]
+    expected = {*sizes, "cell", "dropout"}
+    if set(arguments) != expected:
+        raise ValueError(f"arguments are {', '.join(arguments)}, expected {', '.join(expected)}")
+    for name in sizes:
+        least = 0 if name == "embedding_size" else 1
+        if type(arguments[name]) is not int or arguments[name] < least:
+            raise ValueError(f"{name} is {arguments[name]!r}, expected {least} or more")
+    if arguments["num_layers"] > len(header):  # before anything loops over them
+        raise ValueError(f"num_layers is {arguments['num_layers']}, of {len(header)} tensors")
+    if arguments["cell"] not in layout.NUM_GATES:
+        raise ValueError(f"cell is {arguments['cell']!r}")
+    if not 0 <= arguments["dropout"] <= 1:
+        raise ValueError(f"dropout is {arguments['dropout']}, expected a probability in [0, 1]")
+    found = {_DTYPES.get(of["dtype"], str(of["dtype"])) for of in header.values()}
+    if found != {dtype}:
+        raise ValueError(f"dtype is {dtype!r}, {WEIGHTS} holds {', '.join(sorted(found))}")
+    if other := {name for name in CARRIED if name in config} - {carried}:
+        raise ValueError(f"a {config['model']} has no {', '.join(other)}")
+    if "vocabulary" in config:
+        vocabulary = Vocabulary.from_dict(config["vocabulary"])
+        vocabulary.symbols.encode()
+        if vocabulary.size != arguments["num_symbols"]:
+            raise ValueError(f"the vocabulary has {vocabulary.size} symbols")
+    if "scaler" in config:
+        scaler = config["scaler"]
+        Scaler.from_dict({name: scaler[name] for name in ("mean", "std")})
+        scaler["target"].encode()
 
 
 def check_safetensors(path: Path, data: bytes) -> dict[str, Any]:
@@ -109,7 +153,10 @@ def _content(directory: Path, name: str) -> bytes:
     try:
         return (directory / name).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{directory} is not an exported model: it has no {name}") from None
+        raise InputError(
+            f"{directory} is not an exported model: it has no {name}; of weights alone, name the "
+            "file"
+        ) from None
     except OSError as error:
         raise InputError(f"can't read {directory / name}: {error.strerror}") from error
 

@@ -24,7 +24,7 @@ from jaxrnn.tasks import TASKS
 from jaxrnn.training import load_model
 from torch_compat import directory as directories
 from torch_compat import output, standalone, verify
-from torch_compat.formats import FORMATS, VERIFIED, Subject, foreign, missing
+from torch_compat.formats import FORMATS, VERIFIED, Subject, foreign, installed, missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +155,8 @@ def verify_run(
                 remarks.append(f"{form.files[0]} was not compared: pip install {names}")
             else:
                 rows += form.compare(subject, directory, True)
+        if not installed("torch"):
+            remarks.append("torch is not installed: of weights, the parameters alone were compared")
     if (
         "model.py" in there
         and (directory / "model.py").read_bytes()

@@ -29,28 +29,16 @@ def load(directory: str | Path) -> nn.Module:
     """
     directory = Path(directory)
     config, weights = directories.read(directory)
-    path = directory / directories.WEIGHTS
     tensors = safetensors.torch.load(weights)
+    name, arguments = config["model"], config["arguments"]
+    carried = {key: config[key] for key in directories.CARRIED if key in config}
+    arrays = {key: _as_array(tensor) for key, tensor in tensors.items()}
     try:
-        name, arguments = config["model"], config["arguments"]
-        carried = {key: config[key] for key in directories.CARRIED if key in config}
-        with torch.device("meta"):
-            module = MODELS[name](**arguments, **carried)
-        shapes = layout.expected(name, arguments)
-    except (
-        *(KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError),
-    ) as error:
-        raise InputError(f"{directory / directories.CONFIG} is damaged: {error!r}") from error
-    try:
-        order = layout.convert({key: _as_array(tensor) for key, tensor in tensors.items()}, shapes)
+        order = layout.convert(arrays, layout.expected(name, arguments))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    found = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
-    if found != {config["dtype"]}:
-        raise InputError(
-            f"{path} is of dtype {', '.join(sorted(found))}, {directories.CONFIG} says "
-            f"{config['dtype']}"
-        )
+        raise InputError(f"{directory / directories.WEIGHTS}: {error}") from None
+    with torch.device("meta"):
+        module = MODELS[name](**arguments, **carried)
     return fill(module, {key: tensors[key] for key in order})
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -126,7 +127,9 @@ def _read_torch(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[st
             warnings.simplefilter("ignore")
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged pickle leads torch to
-        reason = str(error).partition("\n")[0].partition(". This file")[0] or type(error).__name__
+        # Not torch's first words, which advise to do without this safety.
+        told = re.search(r"\n\n+([^\n]+)\n\nCheck the documentation", str(error))
+        reason = told[1] if told else str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
             f"{path} can't be read as weights alone ({reason}): it is damaged, or holds more than "
             "tensors and plain values; save the module's state_dict()"
@@ -207,24 +210,20 @@ def _duplicate(stream: io.BytesIO) -> str | None:
 
 
 def _dense(path: Path, state_dict: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """As NumPy; raises InputError for what is no dense tensor as large as the file holds it."""
     import torch
 
-    from torch_compat.convert import as_array as array_of
-    from torch_compat.convert import is_dense
+    from torch_compat.convert import as_arrays
 
-    arrays, wrong = {}, []
+    def is_larger(value: torch.Tensor) -> bool:
+        plain = value.layout == torch.strided and not value.is_meta
+        return plain and value.numel() * value.element_size() > value.untyped_storage().nbytes()
+
     for name, value in state_dict.items():
-        if not isinstance(name, str):
-            wrong.append(f"a name is a {type(name).__name__}")
-        elif not isinstance(value, torch.Tensor):
-            wrong.append(f"{name!r} is a {type(value).__name__}")
-        elif not is_dense(value):
-            wrong.append(f"{name} is not a dense tensor of real numbers")
-        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            wrong.append(f"{name} {tuple(value.shape)} is larger than what the file holds of it")
-        else:
-            arrays[name] = array_of(value)
-    if wrong:
-        shown = "; ".join(wrong[:10]) + ("; ..." if len(wrong) > 10 else "")
-        raise InputError(f"{path} is not a state dict of dense tensors: {shown}")
-    return arrays
+        if isinstance(name, str) and isinstance(value, torch.Tensor) and is_larger(value):
+            shape = tuple(value.shape)
+            raise InputError(f"{path}: {name} {shape} is larger than what the file holds of it")
+    try:
+        return as_arrays(state_dict)
+    except InputError as error:
+        raise InputError(f"{path} is no state dict: {error}") from None

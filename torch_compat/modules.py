@@ -189,13 +189,15 @@ class Forecaster(nn.Module):
         """The ``horizon`` values after ``history`` (B, T, I): (B, horizon, I), all scaled.
 
         Each step reads the prediction of the one before; dropout is off. Raises ValueError where
-        the model does not predict what it reads.
+        the model does not predict what it reads, for another shape, and for a horizon below 1.
         """
         if self.rnn.input_size != self.decoder.out_features:
             raise ValueError(
                 f"the model predicts {self.decoder.out_features} values a step and reads "
                 f"{self.rnn.input_size}: it can't read its own predictions"
             )
+        if history.ndim != 3:
+            raise ValueError(f"history has shape {tuple(history.shape)}, expected (B, T, I)")
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}, expected at least 1 step")
         was_training = self.training

@@ -82,7 +82,7 @@ def appearing(directory: Path, force: bool, foreign: Foreign) -> Iterator[Path]:
             target.rename(old)
         try:
             new.rename(target)
-        except OSError:
+        except BaseException:
             if old.exists():
                 old.rename(target)
             raise

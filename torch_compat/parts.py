@@ -54,7 +54,9 @@ def build(
     arrays: Mapping[str, np.ndarray],
     rngs: nnx.Rngs | None = None,
 ) -> nnx.Module:
-    """The jaxrnn module of a class ``describe`` names, with these parameters, in evaluation mode.
+    """The jaxrnn module of a class ``describe`` names, with copies of these parameters.
+
+    It is in evaluation mode; ``rngs`` is the source of its dropout masks.
 
     Raises InputError for parameters that are not exactly its own.
     """
@@ -73,11 +75,14 @@ def build(
 
 
 def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
-    """The class of a module's torch twin, by name, and the arguments that construct it."""
-    if isinstance(module, CharLM):
+    """The class of a module's torch twin, by name, and the arguments that construct it.
+
+    Raises TypeError for any other class, a subclass among them: it may compute something else.
+    """
+    if type(module) is CharLM:
         embedding_size = 0 if module.embedding is None else module.embedding.weight.shape[1]
         own = {"num_symbols": module.num_symbols, "embedding_size": embedding_size}
-    elif isinstance(module, Forecaster):
+    elif type(module) is Forecaster:
         output_size = module.decoder.weight.shape[0]
         own = {"input_size": module.rnn.input_size, "output_size": output_size}
     else:

@@ -80,7 +80,7 @@ def forecast(
     """The ``horizon`` values after ``history``, each read as the input of the next step.
 
     ``skeleton, params`` as ``split`` gives them, in evaluation mode. Raises ValueError where the
-    model does not predict what it reads, or for a horizon below 1.
+    model does not predict what it reads, for another shape, and for a horizon below 1.
     """
     model = skeleton.merge(params)
     reads, predicts = model.rnn.input_size, model.decoder.weight.shape[0]
@@ -89,6 +89,8 @@ def forecast(
             f"the model predicts {predicts} values a step and reads {reads}: it can't read its "
             "own predictions"
         )
+    if history.ndim != 3:
+        raise ValueError(f"history has shape {history.shape}, expected (B, T, I)")
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}, expected at least 1 step")
 
