@@ -5,51 +5,22 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from flax import nnx
+from exports import TEXT, export, listing, params_of, python, read, series_run
 from tolerances import assert_close
 
 import torch_compat
 from jaxrnn import checkpoint, cli
-from jaxrnn.config import SeriesConfig
-from jaxrnn.errors import InputError
-from jaxrnn.models import split
-from jaxrnn.runs import Run
-from jaxrnn.tasks import TASKS
 from torch_compat import __main__ as command
 from torch_compat import directory as directories
-from torch_compat import export_run, layout, modules, output, verify
-from torch_compat.convert import as_array
-
-ROOT = Path(__file__).parents[1]
-TEXT = "Der Gärtner goß\nthe garden, twice a day.\n" * 20
-
-
-def python(*arguments):
-    """A fresh interpreter in the checkout, as a user has it: without x64 and strict JAX."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags},  # compilation is most of the time here
-        timeout=120,
-    )
-
-
-def export(*arguments):
-    return cli.exit_code(lambda: command.run_command(["export", *map(str, arguments)]))
+from torch_compat import export_run, layout, verify
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +38,6 @@ def char_run(tmp_path_factory):
     return directory / "run"
 
 
-def series_run(path, dtype: Any = "float32", **options):
-    """A run directory whose checkpoint holds fresh parameters."""
-    config = SeriesConfig(run=str(path), hidden_size=5, dtype=dtype, **options)
-    facts = {"target": "price", "scaler": {"mean": 12.5, "std": 3.25}, "digest": ""}
-    run = Run.create("series", config, facts)
-    model = TASKS["series"].from_facts(run.config, facts).model(nnx.Rngs(0))
-    run.save({"params": split(model)[1], "carry": jnp.zeros(2)}, {"step": 7})
-    return path
-
-
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
     return series_run(tmp_path_factory.mktemp("series") / "run")
@@ -89,21 +50,6 @@ def char_export(char_run, tmp_path_factory):
     done = python("-m", "torch_compat", "export", str(char_run), "--to", str(directory))
     assert done.returncode == 0, done.stderr
     return directory, done
-
-
-def read(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def listing(directory):
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
-
-
-def params_of(run, name):
-    arrays, meta = checkpoint.read(run / "checkpoints" / f"{name}.safetensors")
-    return {
-        k.removeprefix("params/"): a for k, a in arrays.items() if k.startswith("params/")
-    }, meta
 
 
 def test_the_command_says_what_it_wrote_and_how_far_both_differ(char_export):
@@ -356,106 +302,6 @@ def test_a_request_to_end_leaves_nothing(series, tmp_path, monkeypatch):
     assert listing(tmp_path) == []
 
 
-def test_a_failing_disk_is_one_line_and_leaves_nothing(series, tmp_path, capsys, monkeypatch):
-    def full(path, data):
-        path.write_bytes(data[:10])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export_run, "write_atomically", full)
-    out = tmp_path / "deep" / "out"
-    assert export(series, "--to", out) == 2
-    assert (
-        capsys.readouterr().err == f"error: --to {out} can't be written: No space left on device\n"
-    )
-    assert listing(tmp_path) == []
-
-
-def test_a_link_to_nowhere_is_a_name_that_is_taken(series, tmp_path, capsys):
-    (tmp_path / "link").symlink_to(tmp_path / "none")
-    assert export(series, "--to", tmp_path / "link") == 2
-    assert "exists already" in capsys.readouterr().err
-    assert listing(tmp_path) == ["link"]
-
-
-def test_what_appears_meanwhile_is_not_replaced(tmp_path):
-    with (  # noqa: PT012
-        pytest.raises(InputError, match="exists already"),
-        output.appearing(tmp_path / "out", False, lambda path: []) as temporary,
-    ):
-        (temporary / "a").write_text("new")
-        (tmp_path / "out").mkdir()
-    assert listing(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("fails_at", [1, 2])
-def test_the_old_one_is_there_until_the_new_one_is(fails_at, tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a").write_text("old")
-    renames = []
-
-    def rename(path, target, rename=Path.rename):
-        renames.append(target)
-        if len(renames) == fails_at:
-            raise OSError(5, "Input/output error")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with (
-        pytest.raises(InputError, match="Input/output error"),
-        output.appearing(tmp_path / "out", True, lambda path: []) as temporary,
-    ):
-        (temporary / "a").write_text("new")
-    assert (tmp_path / "out" / "a").read_text() == "old"
-    assert listing(tmp_path) == ["out", "out/a"]
-
-
-def test_a_path_through_a_link_is_the_one_that_was_checked(series, tmp_path):
-    (tmp_path / "other" / "real").mkdir(parents=True)
-    (tmp_path / "exp").mkdir()
-    (tmp_path / "exp" / "thesis.txt").write_text("mine")
-    (tmp_path / "link").symlink_to(tmp_path / "other" / "real")
-    assert export(series, "--to", tmp_path / "link" / ".." / "exp") == 0  # other/exp
-    assert listing(tmp_path / "exp") == ["thesis.txt"]
-    assert "model.safetensors" in listing(tmp_path / "other" / "exp")
-
-
-def test_what_others_have_left_beside_it_stays(tmp_path):
-    for word in ("old", "tmp"):
-        (tmp_path / f".out.{os.getpid()}.{word}").mkdir()
-    left = listing(tmp_path)
-    with output.appearing(tmp_path / "out", False, lambda path: []) as temporary:
-        (temporary / "a").write_text("new")
-    assert listing(tmp_path) == [*left, "out", "out/a"]
-
-
-def test_a_disk_that_fails_after_the_rename_is_said(tmp_path, monkeypatch):
-    def fails(path):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(output, "sync_directory", fails)
-    with (
-        pytest.raises(InputError, match="was written, but may not outlive a power loss"),
-        output.appearing(tmp_path / "out", False, lambda path: []) as temporary,
-    ):
-        (temporary / "a").write_text("new")
-    assert listing(tmp_path) == ["out", "out/a"]
-
-
-def test_the_rename_is_made_to_last(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr(output, "sync_directory", synced.append)
-    with output.appearing(tmp_path / "out", False, lambda path: []):
-        assert synced == []
-    assert synced == [tmp_path]
-
-
-def test_where_no_directory_can_be_made_is_one_line(series, tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    assert export(series, "--to", tmp_path / "file" / "out") == 2
-    printed = capsys.readouterr().err
-    assert printed == f"error: --to {tmp_path / 'file' / 'out'} can't be written: Not a directory\n"
-
-
 # --- what is refused
 
 
@@ -526,141 +372,3 @@ def test_without_torch_the_command_says_how_to_install_it(series, tmp_path):
     assert done.returncode == 2
     assert done.stderr == "error: --format module needs torch: pip install torch\n"
     assert listing(tmp_path) == []
-
-
-# --- loading
-
-
-@pytest.fixture
-def directory(char_export, tmp_path):
-    """A copy of an exported directory."""
-    shutil.copytree(char_export[0], tmp_path / "copy")
-    return tmp_path / "copy"
-
-
-def refused(directory):
-    with pytest.raises(InputError) as caught:
-        torch_compat.load(directory)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def change(directory, **values):
-    """Another configuration, with a checksum that fits it and the weights."""
-    path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | values
-    del config["sha256"]
-    weights = (directory / "model.safetensors").read_bytes()
-    config["sha256"] = directories._digest(config, weights)
-    path.write_text(json.dumps(config), encoding="utf-8")
-
-
-def test_load_names_the_file_that_is_missing_or_damaged(directory):
-    weights, config = directory / "model.safetensors", directory / "config.json"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1])
-    assert f"{weights} is not a whole safetensors file" in refused(directory)
-    weights.write_bytes(b"")
-    assert f"{weights} is not a whole safetensors file" in refused(directory)
-    weights.unlink()
-    assert refused(directory) == (
-        f"{directory} is not an exported model: it has no model.safetensors; of weights alone, "
-        "name the file"
-    )
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert "don't match their checksum" in refused(directory)
-    weights.write_bytes(whole)
-    config.write_text(config.read_text().replace('"step": ', '"step": 1'))
-    assert "don't match their checksum" in refused(directory)
-    change(directory, format=3)
-    assert refused(directory) == f"{config} has format 3, this version reads 2"
-    config.write_text('{"format": 2, "format": 2}')
-    assert f"{config} is damaged: ValueError(\"'format' is there twice\")" in refused(directory)
-    config.write_text("{")
-    assert f"{config} is damaged" in refused(directory)
-    config.write_text("[]")
-    assert f"{config} is damaged" in refused(directory)
-    config.unlink()
-    assert "it has no config.json" in refused(directory)
-    assert refused(directory / "none") == f"no directory {directory / 'none'}"
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"model": "Transformer"},
-        {"arguments": {}},
-        {"arguments": []},
-        {"arguments": {"num_layers": 10**12}},
-        {"arguments": {"num_layers": "2"}},
-        {"arguments": {"hidden_size": True}},
-        {"arguments": {"hidden_size": -8}},
-        {"arguments": {"dropout": float("nan")}},
-        {"arguments": {"cell": "lru"}},
-        {"arguments": {"more": 1}},
-        {"dtype": 32},
-        {"vocabulary": {"kind": "characters", "symbols": "a" * len(set(TEXT))}},
-        {"vocabulary": {"kind": "characters", "symbols": "ab"}},
-        {"vocabulary": {}},
-        {"scaler": {"mean": 0, "std": 1, "target": ""}},
-    ],
-    ids=str,
-)
-def test_load_refuses_another_configuration(values, directory):
-    if values.get("arguments"):
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        values = {"arguments": config["arguments"] | values["arguments"]}
-    change(directory, **values)
-    assert f"{directory / 'config.json'} is damaged" in refused(directory)
-
-
-def test_load_names_every_parameter_that_does_not_fit(directory):
-    path = directory / "model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    tensors["more"] = torch.zeros(2)
-    tensors["decoder.bias"] = tensors["decoder.bias"][1:].clone()
-    tensors["rnn.bias_hh_l1"][3] = torch.nan
-    del tensors["rnn.weight_ih_l0"]
-    safetensors.torch.save_file(tensors, path)
-    change(directory)
-    V = len(set(TEXT))
-    assert refused(directory) == (
-        f"{path}: parameters don't fit: rnn.weight_ih_l0 is missing, expected (32, 6); "
-        "rnn.bias_hh_l1 (32,) holds 1 values that are NaN or infinite, "
-        "expected finite ones (32,); "
-        f"decoder.bias has shape ({V - 1},), expected ({V},); more (2,) is not expected"
-    )
-
-
-def test_load_refuses_another_dtype(directory):
-    path = directory / "model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    safetensors.torch.save_file({k: t.to(torch.bfloat16) for k, t in tensors.items()}, path)
-    change(directory)
-    assert refused(directory) == (
-        f"{directory / 'config.json'} is damaged: dtype is 'float32', model.safetensors holds "
-        "bfloat16"
-    )
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_every_dtype_survives_the_files(dtype, tmp_path):
-    model = modules.Forecaster(cell="lstm", hidden_size=3).to(getattr(torch, dtype))
-    arrays = {name: as_array(tensor) for name, tensor in model.state_dict().items()}
-    for name, data in directories.dump("Forecaster", model.arguments, arrays, {}).items():
-        (tmp_path / name).write_bytes(data)
-    loaded = torch_compat.load(tmp_path)
-    for name, tensor in model.state_dict().items():
-        assert loaded.state_dict()[name].dtype == tensor.dtype
-        assert torch.equal(loaded.state_dict()[name], tensor)
-    if dtype == "float64":  # what float32 can't hold
-        arrays["decoder.bias"] = np.array([1e300])
-        for name, data in directories.dump("Forecaster", model.arguments, arrays, {}).items():
-            (tmp_path / name).write_bytes(data)
-        assert torch_compat.load(tmp_path).state_dict()["decoder.bias"].item() == 1e300
-
-
-def test_loading_draws_no_random_number(directory):
-    before = torch.get_rng_state()
-    torch_compat.load(directory)
-    assert torch.equal(torch.get_rng_state(), before)
