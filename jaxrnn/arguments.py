@@ -99,6 +99,19 @@ def check_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...], mean
         raise ValueError(f"{name} has shape {got}, expected {expected}: {meaning}")
 
 
+def check_ids(owner: str, x: Any, ndims: tuple[int, ...]) -> jax.Array:
+    """Integers of a known number of dimensions."""
+    x = as_array(f"{owner}: x", x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"{owner}: x has dtype {x.dtype}, expected integers, since one_hot is True")
+    if x.ndim not in ndims:
+        raise ValueError(
+            f"{owner}: x has shape {x.shape}, expected {' or '.join(map(str, ndims))} dimensions, "
+            "without the input's, since one_hot is True"
+        )
+    return x
+
+
 def check_input(
     owner: str, x: ArrayLike, ndims: tuple[int, int], size: int, dtype: Any, param_dtype: Any
 ) -> jax.Array:

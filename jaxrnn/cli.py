@@ -8,12 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from jaxrnn.errors import InputError
-from jaxrnn.runs import Run
+
+if TYPE_CHECKING:
+    from jaxrnn.runs import Run
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
@@ -58,13 +60,25 @@ def parse(options: Any, **arguments: Any) -> Any:
         raise InputError(" ".join(message).removesuffix(".") + "; see --help") from None
 
 
-def use_device(device: str, dtype: str = "float32") -> str:
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_device(device: str, dtype: str = "float32", cpu_shards: int = 1) -> str:
     """Choose where JAX computes, before its first operation; gives the device's name.
+
+    ``cpu_shards``: as how many devices JAX should see the CPU, for a batch that they share.
 
     Raises InputError for a device that is not there.
     """
     import jax
 
+    with contextlib.suppress(RuntimeError):  # JAX has started: the devices are what they are
+        if cpu_shards > 1:
+            jax.config.update("jax_num_cpu_devices", cpu_shards)
     if device != "auto":
         jax.config.update("jax_platforms", device)
     if dtype == "float64":
@@ -76,7 +90,8 @@ def use_device(device: str, dtype: str = "float32") -> str:
             f"--device {device}: JAX finds none here; install JAX for it "
             "(docs.jax.dev/en/latest/installation.html), or leave --device out"
         ) from None
-    return f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
+    kind = found[0].device_kind
+    return f"{len(found)} x {kind}" if len(found) > 1 and found[0].platform != "cpu" else kind
 
 
 def open_model(path: str, checkpoint: str, device: str) -> tuple[Any, Any, Any, Run]:
@@ -84,6 +99,8 @@ def open_model(path: str, checkpoint: str, device: str) -> tuple[Any, Any, Any, 
 
     Raises InputError for what is not a whole run, or whose parameters don't fit its options.
     """
+    from jaxrnn.runs import Run
+
     run = Run.open(path)
     use_device(device, run.config.dtype)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import typing
 from pathlib import Path
@@ -57,6 +58,10 @@ class TrainConfig:
     backend: str = "auto"  # of the recurrence: auto, scan, reference
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is
+    mesh: str = "auto"  # data=N: N devices (on a CPU: cores) share each batch; auto: by its size
+    remat: bool = (
+        False  # keep the states of sqrt(T) steps only, compute the rest again: less memory
+    )
     seed: int = 0  # of initial weights and dropout
 
     def __post_init__(self):
@@ -74,11 +79,23 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 0, "at least 0")
         backends = ("auto", *BACKENDS)
         self._check("backend", self.backend in backends, f"one of {', '.join(backends)}")
+        is_mesh = self.mesh == "auto" or re.fullmatch("data=[1-9][0-9]{0,5}", self.mesh)
+        self._check("mesh", is_mesh, "auto or data=N with N from 1 on, as data=2")
+        self._check(
+            "mesh",
+            self.batch_size % self.num_shards == 0,
+            f"a number of devices that divides --batch-size {self.batch_size}",
+        )
         self._check("lr", 0 < self.lr < 3.4e38, "above 0")  # the largest float32
         self._check("dropout", 0 <= self.dropout <= 1, "a probability in 0..1")
         self._check("val_fraction", 0 <= self.val_fraction < 1, "in 0..1, less than 1")
         self._check("seed", self.seed < 2**32, "less than 2**32")
         self._check("steps", self.steps or self.epochs, "above 0 where epochs is 0")
+
+    @property
+    def num_shards(self) -> int:
+        """N of ``mesh``; 1 where it is auto."""
+        return 1 if self.mesh == "auto" else int(self.mesh.removeprefix("data="))
 
     def _check(self, name: str, ok: Any, expected: str) -> None:
         if not ok:

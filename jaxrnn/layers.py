@@ -30,6 +30,7 @@ from jaxrnn.arguments import (
     check_backend,
     check_bool,
     check_dtype,
+    check_ids,
     check_input,
     check_nonlinearity,
     check_rngs,
@@ -38,7 +39,8 @@ from jaxrnn.arguments import (
     check_state,
 )
 from jaxrnn.cells import CELLS, Cell
-from jaxrnn.recurrence import Weights, state_dtype
+from jaxrnn.dropout import Dropout
+from jaxrnn.recurrence import OneHot, Weights, state_dtype
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float, dtype: DTypeLike) -> nnx.Param:
@@ -110,7 +112,7 @@ class _Recurrent(nnx.Module):
                     if shape is not None:
                         param = _uniform(rngs, shape, bound, self.param_dtype)
                         setattr(self, f"{name}_{suffix}", param)
-        self.dropout_layer = nnx.Dropout(self.dropout, rngs=rngs) if has_masks else None
+        self.dropout_layer = Dropout(self.dropout, rngs=rngs) if has_masks else None
 
     @property
     def num_directions(self) -> int:
@@ -160,6 +162,7 @@ class _Recurrent(nnx.Module):
         lengths: ArrayLike | Sequence[int] | None = None,
         resets: ArrayLike | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
+        one_hot: bool = False,
     ) -> tuple[jax.Array, Any]:
         """Run the whole sequence; the numbers and shapes are torch.nn's.
 
@@ -175,6 +178,8 @@ class _Recurrent(nnx.Module):
                 passes that step in either direction; the new episode starts from zeros, also
                 where a ``state`` was given.
             rngs: the source of dropout masks (stream 'dropout'), in place of the module's own.
+            one_hot: x holds ints, (T, B) or as above without I, each for a row of I zeros but
+                for a 1 at that place; outside 0..I-1, for zeros alone.
 
         Returns:
             y (T, B, D*P or D*H), laid out as ``x``, and the last state, like ``state``. States
@@ -184,10 +189,14 @@ class _Recurrent(nnx.Module):
             ValueError, TypeError: naming the argument, what it is and what it must be.
         """
         owner = type(self).__name__
-        x = check_input(owner, x, (2, 3), self.input_size, self.dtype, self.param_dtype)
-        batched = x.ndim == 3
+        if one_hot:
+            x = check_ids(owner, x, (1, 2))
+            lead = x.shape
+        else:
+            x = check_input(owner, x, (2, 3), self.input_size, self.dtype, self.param_dtype)
+            lead = x.shape[:-1]
+        batched = len(lead) == 2
         time_axis = 1 if batched and self.batch_first else 0
-        lead = x.shape[:-1]
         num_steps = x.shape[time_axis]
         if num_steps == 0:
             raise ValueError(f"{owner}: x has shape {x.shape}, expected at least one time step")
@@ -218,7 +227,9 @@ class _Recurrent(nnx.Module):
             x = x.swapaxes(0, 1)
             resets = None if resets is None else resets.swapaxes(0, 1)
 
-        y, members = self._run(x, members, lengths, resets, rngs)
+        dtype = self.dtype or self.param_dtype
+        inputs = OneHot(x, self.input_size, dtype) if one_hot else x
+        y, members = self._run(inputs, members, lengths, resets, rngs)
 
         if not batched:
             y, members = y[:, 0], [m[:, 0] for m in members]
@@ -541,7 +552,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., in) -> (..., out), accumulated and returned in float32 at least."""
         dtype = self.dtype or self.param_dtype
-        y = recurrence.matmul(x.astype(dtype), self.weight[...].astype(dtype).T)
+        y = recurrence.matmul_nt(x.astype(dtype), self.weight[...].astype(dtype))
         if self.bias is None:
             return y
         return y + jnp.broadcast_to(self.bias[...].astype(y.dtype), y.shape)

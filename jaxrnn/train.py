@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
-from jaxrnn import cli
+from jaxrnn import cli, rules
 from jaxrnn.config import CONFIGS, TrainConfig, from_toml, to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
@@ -37,7 +37,7 @@ examples:
 # What may differ from the run that is resumed: it changes when things happen, not what they are.
 RESUMABLE = {
     *("data", "epochs", "steps", "patience", "min_delta", "device", "preview_length"),
-    *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch"),
+    *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch", "mesh"),
 }
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -69,16 +69,23 @@ def run_command(argv: list[str]) -> int:
     if command.print_config:
         print(to_toml(task_name, command.training), end="")
         return 0
-    device = cli.use_device(command.training.device, command.training.dtype)
+    config = command.training
+    shards = config.num_shards
+    if config.mesh == "auto":
+        shards = rules.data_shards("cpu", cli.num_cores(), config.batch_size)
+    device = cli.use_device(config.device, config.dtype, cpu_shards=shards)
 
     # After the device is chosen: importing these may start JAX.
     from jaxrnn import report
     from jaxrnn.progress import Display
     from jaxrnn.tasks import TASKS
-    from jaxrnn.training import NotFiniteError, total_steps, train
+    from jaxrnn.training import NotFiniteError, data_mesh, total_steps, train
 
     console = report.console()
-    config = command.training
+    shards = data_mesh(config).size
+    config = dataclasses.replace(config, mesh=f"data={shards}")  # so that it resumes to the bit
+    if shards > 1:
+        device = f"{device}, {shards} parts a batch"
     task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
     if command.dry_run:
         report.dry_run(console, task, data, config, device)

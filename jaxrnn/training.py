@@ -22,10 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxrnn import plots
+from jaxrnn import plots, rules
 from jaxrnn.config import TrainConfig
+from jaxrnn.errors import InputError
 from jaxrnn.models import Params, Skeleton, split
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
@@ -129,8 +132,66 @@ def steps_per_dispatch(config: TrainConfig, params: Params) -> int:
     if config.steps_per_dispatch:
         return config.steps_per_dispatch
     size = sum(math.prod(p.shape) for p in params.values())
-    flops = 6 * size * config.batch_size * config.seq_len
-    return int(min(max(2e9 // flops, 1), 100))
+    return rules.steps_per_dispatch(6 * size * config.batch_size * config.seq_len)
+
+
+def data_mesh(config: TrainConfig) -> Mesh:
+    """The devices that share each batch, as ``config.mesh`` says or the rules for this machine.
+
+    Raises InputError for more devices than there are, and a batch that they can't share equally.
+    """
+    devices = jax.devices()
+    if config.mesh == "auto":
+        count = rules.data_shards(jax.default_backend(), len(devices), config.batch_size)
+    else:
+        count = config.num_shards
+        if count > len(devices):
+            raise InputError(f"--mesh is {config.mesh}, but JAX finds {len(devices)} devices here")
+    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=devices[:count])
+
+
+def shardings(mesh: Mesh) -> tuple[TrainState, NamedSharding, NamedSharding]:
+    """How the state, stacked batches (K, B, ...) and all else lie on the mesh."""
+    everywhere, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, "data"))
+    state = TrainState(everywhere, everywhere, everywhere, rows)  # type: ignore[arg-type]
+    return state, rows, everywhere
+
+
+def on_one_device(tree: Any) -> Any:
+    """The first device's copy of what lies whole on each."""
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
+    """The same mean loss of (params, batch, carry, key), computed in chunks of sqrt(T) steps.
+
+    Only the states between chunks are kept; a chunk's forward pass runs again for its gradient
+    (arXiv 1604.06174): memory grows with sqrt(T), time by about a third.
+    """
+
+    def loss_in_chunks(params, batch, carry, key):
+        num_steps = batch[0].shape[1]
+        length = math.ceil(math.sqrt(num_steps))
+        count = num_steps // length
+
+        @jax.checkpoint
+        def chunk(carry, inputs):
+            number, *batch = inputs
+            loss, carry = loss_of(params, batch, carry, jax.random.fold_in(key, number))
+            return carry, loss * batch[0].shape[1] / num_steps
+
+        def cut(a):
+            a = a[:, : count * length].reshape(a.shape[0], count, length, *a.shape[2:])
+            return a.swapaxes(0, 1)
+
+        carry, losses = jax.lax.scan(chunk, carry, (jnp.arange(count), *map(cut, batch)))
+        total = losses.sum()
+        if rest := [a[:, count * length :] for a in batch if count * length < num_steps]:
+            carry, loss = chunk(carry, (count, *rest))
+            total += loss
+        return total, carry
+
+    return loss_in_chunks
 
 
 def make_step(
@@ -140,8 +201,9 @@ def make_step(
 
     Arguments carry K batches; the first ``count`` of them are trained on. One compiled loop serves
     every count, so that the same steps give the same bits however they are grouped. The state is
-    donated.
+    donated. Each device of the mesh has its rows of every batch; gradients are averaged over all.
     """
+    of_state, of_batches, of_all = shardings(data_mesh(config))
     rate, transform = learning_rate(config, total), optimizer(config)
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
@@ -149,6 +211,9 @@ def make_step(
         inputs, targets = batch
         rngs = nnx.Rngs(dropout=key)
         return task.loss(skeleton.merge(params), inputs, targets, carry, rngs)
+
+    if config.remat:
+        loss_of = in_chunks(loss_of)
 
     def train_step(state, inputs, targets, starts):
         carry = jax.tree.map(lambda s: jnp.where(starts, jnp.zeros_like(s), s), state.carry)
@@ -165,7 +230,12 @@ def make_step(
         metrics = StepMetrics(loss, grad_norm, lr)
         return TrainState(state.step + 1, params, moments, carry), metrics
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(of_state, of_batches, of_batches, of_all, of_all),
+        out_shardings=(of_state, of_all),
+    )
     def train_steps(state, inputs, targets, starts, count):
         def body(k, carried):
             state, metrics = carried
@@ -260,7 +330,9 @@ def train(
         if remark:
             display.line(f"{remark}; going on from the checkpoint before it")
     run.write_config(config)  # only now: a run that can't be resumed keeps its own
-    state = jax.tree.map(jnp.array, state)  # copies: the step donates what it is given
+    mesh = data_mesh(config)
+    # Copies: the step donates what it is given.
+    state = jax.device_put(jax.tree.map(jnp.array, state), shardings(mesh)[0])
     step = int(state.step)
     run.cut_metrics(step)
 
@@ -272,13 +344,15 @@ def train(
     line: dict[str, Any] = {}
     began = plotted = ready = time.monotonic()  # ready: when the device had nothing to do, or
     time_before = progress.time_s  # the last group was done
+    step_s: float | None = None
 
     def record(first, count, metrics):
         """Fetch a dispatched group's metrics, check them, and write the lines that are due."""
-        nonlocal line, ready
+        nonlocal line, ready, step_s
         fetched = [np.asarray(values)[:count] for values in metrics]
         now = time.monotonic()
         speed = tokens * count / max(now - ready, 1e-9)
+        step_s = (now - ready) / count  # the first with compilation: it is soon corrected
         ready, progress.time_s = now, time_before + now - began
         for last, (loss, norm, lr) in enumerate(zip(*fetched, strict=True), start=first + 1):
             if not (np.isfinite(loss) and np.isfinite(norm)):
@@ -309,10 +383,10 @@ def train(
         found: dict[str, Any] = evaluate(
             task,
             eval_skeleton,
-            state.params,
+            on_one_device(state.params),
             data.held_out,
             config.eval_streams,
-            carry=state.carry,
+            carry=state.carry if mesh.size == 1 else None,
         )
         value = found[task.monitor]
         if not math.isfinite(value):
@@ -326,7 +400,7 @@ def train(
             progress.bad_validations += 1
         found = {f"val_{k}": v for k, v in found.items()}
         found |= {f"naive_{k}": v for k, v in data.held_out.baseline.items()}
-        if sample := task.preview(eval_skeleton, state.params, last):
+        if sample := task.preview(eval_skeleton, on_one_device(state.params), last):
             found["sample"] = sample
         return found
 
@@ -351,7 +425,8 @@ def train(
             if config.patience and progress.bad_validations >= config.patience:
                 reason = "early stop"
                 break
-            count = min(capacity, every.next_event(step) - step)
+            timed = capacity if config.steps_per_dispatch else rules.steps_in_time(capacity, step_s)
+            count = min(timed, every.next_event(step) - step)
             batches = stack_batches(data, step, count, capacity)
             state, metrics = train_steps(state, *batches, np.int32(count))
             if pending:  # fetched only now, so that the device had work meanwhile

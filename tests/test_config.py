@@ -37,6 +37,7 @@ PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
 RANGES = {
     "lr": st.floats(1e-30, 1e3),
     "dropout": st.floats(0, 1),
+    "mesh": st.sampled_from(["auto", "data=1"]),
     "val_fraction": st.floats(0, 1, exclude_max=True),
     "momentum": st.floats(0, 0.999),
     "clip": st.floats(0, None),  # infinity too
@@ -62,6 +63,8 @@ def strategy_of(name: str, hint: Any):
         return st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
     if hint is float:
         return st.one_of(st.floats(0, 1e30), st.integers(0, 9))
+    if hint is bool:
+        return st.booleans()
     assert hint is int, f"no strategy for {name}: {hint}"
     return st.integers(1, 10**9)
 

@@ -1,5 +1,6 @@
 """The layers beside torch.nn: constructors, parameters, modes, shapes, and what is refused."""
 
+import functools
 import inspect
 import typing
 import warnings
@@ -735,3 +736,30 @@ def test_what_is_no_array_is_named(unchecked):
         lstm(x, (None, None))
     with pytest.raises(TypeError, match="LSTM: lengths is a list, expected an array"):
         lstm(x, lengths=[[1], [1, 2]])
+
+
+# --- ids in place of one-hot rows ---
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_ids_stand_for_one_hot_rows(batch_first):
+    module = build("LSTM", num_layers=2, bidirectional=True, batch_first=batch_first)
+    ids = np.random.default_rng(0).integers(0, I, (B, T) if batch_first else (T, B))
+    dense = jax.nn.one_hot(ids, I, dtype=jnp.float32)
+    lengths = jnp.array([T, 2, 1])[:B]
+    close = functools.partial(assert_close, dtype="float32")
+    for options in ({}, {"lengths": lengths}):
+        expected = module(dense, **options)
+        jax.tree.map(close, module(ids, one_hot=True, **options), expected)
+    expected = module(dense[0])
+    jax.tree.map(close, module(ids[0], one_hot=True), expected)
+
+
+def test_what_is_no_id_is_said():
+    module = build("GRU")
+    with pytest.raises(TypeError, match=r"GRU: x has dtype float64, expected integers"):
+        module(jnp.zeros((T, B)), one_hot=True)
+    with pytest.raises(ValueError, match=r"GRU: x has shape \(5, 3, 4\), expected 1 or 2 dim"):
+        module(jnp.zeros((5, 3, 4), jnp.int32), one_hot=True)
+    with pytest.raises(ValueError, match=r"at least one time step"):
+        module(jnp.zeros((0, B), jnp.int32), one_hot=True)

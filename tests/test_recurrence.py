@@ -7,6 +7,10 @@ derivative to the last bits of float64, where a real difference would lose half 
 
 import functools
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import hypothesis
@@ -19,7 +23,7 @@ from jax.test_util import check_grads
 from tolerances import assert_close
 
 from jaxrnn.cells import CELLS, Cell
-from jaxrnn.recurrence import BACKENDS, Spec, Weights, choose, run
+from jaxrnn.recurrence import BACKENDS, OneHot, Spec, Weights, choose, run
 
 B, T, I, H, P = 3, 5, 4, 6, 2
 LENGTHS = jnp.array([3, 5, 1])
@@ -629,3 +633,92 @@ def test_a_projection_without_an_lstm_runs_on_the_reference():
     with pytest.raises(ValueError, match=r"'scan' can't run this case.*projection"):
         choose(spec, "scan")
     assert choose(spec_of(case), "scan").name == "scan"
+
+
+# Inputs of which one is 1.
+
+
+@backends
+@pytest.mark.parametrize(("kind", "reverse"), [("lstm_proj", False), ("gru", True)])
+@pytest.mark.parametrize("mask", ["none", "both"])
+def test_one_hot_inputs_are_their_dense_rows(backend, kind, reverse, mask):
+    case = make(kind)
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, I, (T, B)))
+    ids = ids.at[0, 0].set(-1).at[1, 1].set(I)  # neither is a place: zeros
+    options = {"backend": backend, "reverse": reverse, **MASKS[mask]}
+    dense = jax.nn.one_hot(ids, I, dtype=jnp.float64)
+    expected = results(case._replace(x=dense), jit=quick_jit, **options)
+    assert not np.allclose(expected["gradient of weight_ih"], 0)
+
+    def loss(weights, state):
+        y, last = run(case.cell, weights, OneHot(ids, I, jnp.dtype("float64")), state, **options)
+        pairs = zip((y, *last), (case.y_weight, *case.state_weights), strict=True)
+        return sum(jnp.sum(v * w) for v, w in pairs), (y, last)
+
+    step = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (_, (y, last)), (dweights, dstate) = step(case.weights, case.state)
+    found = named(y, last, (dweights, expected.pop("gradient of x"), dstate))
+    del found["gradient of x"]
+    assert_same(found, expected)
+
+
+# Sizes at which XLA's CPU code takes its libraries' matmuls, on the flags that users have.
+
+AT_SIZE = """
+import jax, jax.numpy as jnp, numpy as np
+from test_recurrence import *
+from tolerances import assert_close
+
+num_steps, batch, width = 7, 64, 128
+for kind in KINDS:
+    name, proj = kind.removesuffix("_proj"), width // 2 if kind.endswith("_proj") else 0
+    cell, rng = CELLS[name], np.random.default_rng(0)
+    gates, out = cell.num_gates * width, proj or width
+    def normal(*shape, scale=1.0):
+        return jnp.asarray(rng.normal(size=shape) * scale, jnp.float32)
+    weights = Weights(
+        normal(gates, width, scale=0.05), normal(gates, out, scale=0.05), normal(gates),
+        normal(gates), normal(proj, width, scale=0.05) if proj else None,
+    )
+    sizes = (out, width)[: cell.num_states]
+    x, state = normal(num_steps, batch, width), tuple(normal(batch, s) for s in sizes)
+    lengths = jnp.asarray(rng.integers(1, num_steps + 1, batch))
+    y_weight = normal(num_steps, batch, out)
+    def everything(backend, arguments, y_weight):
+        def loss(weights, x, state):
+            y, last = run(cell, weights, x, state, lengths=lengths, backend=backend)
+            return jnp.sum(y * y_weight) / batch, (y, last)
+        (_, outputs), grads = jax.jit(
+            jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+        )(*arguments)
+        return jax.tree.leaves((outputs, grads))
+    wide = jax.tree.map(lambda a: a.astype(jnp.float64), ((weights, x, state), y_weight))
+    expected = everything("reference", *wide)
+    with jax.default_matmul_precision("highest"):
+        found = everything("scan", (weights, x, state), y_weight)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, "float32", kind)
+print("all the same")
+"""
+
+
+@pytest.mark.parametrize("flags", ["", "--xla_cpu_experimental_ynn_fusion_type="])
+def test_at_the_sizes_of_use_with_and_without_ynnpack(flags):
+    """YNNPACK's products were wrong before (jax-ml/jax#39103): both ways, against float64."""
+    folder = Path(__file__).parent
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": f"{folder.parent}:{folder}"}
+    prepare = "import conftest\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prepare + AT_SIZE], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "all the same\n", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_program_does_not_grow_with_the_sequence(kind):
+    sizes = []
+    for num_steps in (10, 1000):
+        case = make(kind, num_steps=num_steps)
+        step = jax.jit(jax.grad(loss_of(case, backend="scan"), argnums=(0, 1, 2)))
+        sizes.append(len(step.lower(*case.arguments).as_text().splitlines()))
+    assert sizes[0] == sizes[1]

@@ -15,6 +15,7 @@ from tolerances import assert_close
 
 from jaxrnn import checkpoint, training
 from jaxrnn.config import CharConfig, SeriesConfig, TrainConfig
+from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.progress import Display
 from jaxrnn.runs import VOLATILE, Run
@@ -271,6 +272,80 @@ def test_dropout_draws_other_masks_each_step_and_by_the_seed(text_file):
     assert len(set(np.asarray(metrics.loss).tolist())) == 4
 
 
+def steps_of(config, count=3):
+    """Losses, gradient norms and the state after some steps."""
+    task, data = TASKS["char"].load(config)
+    skeleton, _, state = training.initial_state(task, config)
+    state = jax.device_put(state, training.shardings(training.data_mesh(config))[0])
+    step = training.make_step(task, skeleton, config, count)
+    state, metrics = step(state, *training.stack_batches(data, 0, count, count), count)
+    return state, metrics
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_devices_that_share_a_batch_do_what_one_does(text_file, cell):
+    options = {"cell": cell, "num_layers": 2, "dropout": 0.4, "batch_size": 4, "dtype": "float64"}
+    one, two = (char_config(text_file, mesh=f"data={n}", **options) for n in (1, 2))
+    state, metrics = steps_of(two)
+    assert len(state.params["decoder.weight"].sharding.device_set) == 2
+    carry = jax.tree.leaves(state.carry)[0]
+    assert {shard.data.shape[1] for shard in carry.addressable_shards} == {2}  # rows of 4
+    expected_state, expected = steps_of(one)
+    jax.tree.map(assert_close, metrics, expected)  # the masks too are those of one device
+    jax.tree.map(assert_close, state, expected_state)
+
+
+def test_a_mesh_as_large_as_the_machine_and_not_larger(text_file):
+    config = char_config(text_file, batch_size=32)
+    assert training.data_mesh(config).size == 2  # of the two devices that these tests have
+    assert training.data_mesh(dataclasses.replace(config, batch_size=3)).size == 1
+    with pytest.raises(InputError, match=r"--mesh is data=4, but JAX finds 2 devices"):
+        training.data_mesh(dataclasses.replace(config, mesh="data=4"))
+
+
+@pytest.mark.parametrize("seq_len", [4, 9, 11])  # 2 x 2, 3 x 3, and 2 x 4 and a rest of 3
+def test_in_chunks_of_sqrt_of_the_steps_the_same_is_learned(text_file, seq_len):
+    options = {"cell": "lstm", "num_layers": 2, "seq_len": seq_len, "dtype": "float64"}
+    state, metrics = steps_of(char_config(text_file, remat=True, **options))
+    expected_state, expected = steps_of(char_config(text_file, **options))
+    jax.tree.map(assert_close, metrics, expected)
+    jax.tree.map(assert_close, state, expected_state)
+
+
+def test_dropout_in_chunks_is_on_and_differs_from_chunk_to_chunk():
+    seen = []
+
+    def loss_of(params, batch, carry, key):
+        jax.debug.callback(lambda bits: seen.append(int(bits)), jax.random.bits(key))
+        return params * batch[0].mean(), carry
+
+    chunked = training.in_chunks(loss_of)
+    batch = (jnp.ones((2, 11)), jnp.ones((2, 11)))
+    loss, _ = chunked(jnp.float64(3.0), batch, None, jax.random.key(0))
+    jax.effects_barrier()
+    assert_close(loss, 3.0)
+    assert len(seen) == len(set(seen)) == 3
+
+
+def test_memory_in_chunks_grows_with_the_square_root_of_the_steps(text_file):
+    """Temporary buffers of a whole training step, as XLA plans them; nothing is run."""
+
+    def temporary(seq_len, remat):
+        config = char_config(text_file, hidden_size=32, seq_len=seq_len, remat=remat, batch_size=2)
+        task, _ = TASKS["char"].load(dataclasses.replace(config, seq_len=4))
+        skeleton, _, state = training.initial_state(task, config)
+        step = training.make_step(task, skeleton, config, 1)
+        ids = jnp.zeros((1, 2, seq_len), jnp.int32)
+        program = step.lower(state, ids, ids, jnp.zeros(1, bool), 1).compile()
+        memory = program.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    plain, chunked = temporary(8192, False), temporary(8192, True)
+    assert plain > 8 * chunked
+    assert 1.9 < plain / temporary(4096, False) < 2.1
+
+
 def test_stacked_batches_are_those_of_the_steps(text_file):
     _, data = TASKS["char"].load(char_config(text_file))
     inputs, targets, starts = training.stack_batches(data, 3, 2, 4)
@@ -289,9 +364,9 @@ def test_steps_and_steps_in_a_dispatch(text_file):
     params = {"w": jnp.zeros((100, 100))}
     options: dict[str, Any] = {"batch_size": 10, "seq_len": 10}
     assert training.steps_per_dispatch(char_config(text_file, **options), params) == 100
-    options["seq_len"] = 3333  # 6 * 1e4 * 10 * 3333 = 2e9
+    options = {"batch_size": 1000, "seq_len": 9999}  # 6 * 1e4 * 1000 * 9999 = 6e11
     assert training.steps_per_dispatch(char_config(text_file, **options), params) == 1
-    options["seq_len"] = 300
+    options["seq_len"] = 900
     assert training.steps_per_dispatch(char_config(text_file, **options), params) == 11
     assert training.steps_per_dispatch(char_config(text_file, steps_per_dispatch=7), params) == 7
 

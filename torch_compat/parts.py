@@ -17,6 +17,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.arguments import check_rngs
+from jaxrnn.dropout import Dropout
 from jaxrnn.models import skeleton_of, split
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.models.forecaster import Forecaster
@@ -67,9 +68,9 @@ def build(
     module = nnx.eval_shape(lambda: target(**arguments, rngs=nnx.Rngs(0), param_dtype=dtype))
     rngs = nnx.Rngs(0) if rngs is None else rngs
     for _, part in nnx.iter_modules(module):
-        if isinstance(part, nnx.Dropout):
+        if isinstance(part, Dropout):
             check_rngs(rngs, "dropout")
-            part.rngs = nnx.Dropout(part.rate, rngs=rngs).rngs
+            part.rngs = Dropout(part.rate, rngs=rngs).rngs
     module.eval()
     return skeleton_of(module).merge({key: jnp.array(array) for key, array in arrays.items()})
 

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.dropout import Dropout
 from jaxrnn.layers import LAYERS, Linear
 
 
@@ -50,20 +51,21 @@ class RecurrentDecoder(nnx.Module):
             param_dtype=param_dtype,
             backend=backend,
         )
-        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+        self.dropout = Dropout(dropout, rngs=rngs) if dropout else None
         self.decoder = Linear(
             hidden_size, output_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype
         )
 
     def decode(
         self,
-        x: Float[Array, "B T I"],
+        x: Float[Array, "B T I"] | Int[Array, "B T"],
         state: Any,
         lengths: Int[Array, "B"] | None,
         rngs: nnx.Rngs | None,
+        one_hot: bool = False,
     ) -> tuple[Float[Array, "B T O"], Any]:
         """The decoder's output (float32 at least) and the state; arguments as ``jaxrnn.LSTM``'s."""
-        y, state = self.rnn(x, state, lengths=lengths, rngs=rngs)
+        y, state = self.rnn(x, state, lengths=lengths, rngs=rngs, one_hot=one_hot)
         if self.dropout is not None:
             y = self.dropout(y, rngs=rngs)
         return self.decoder(y), state

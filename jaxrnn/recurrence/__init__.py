@@ -13,12 +13,30 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.cells import Cell, State
 from jaxrnn.recurrence import reference, scan
-from jaxrnn.recurrence.types import Backend, Spec, Weights, matmul, state_dtype
+from jaxrnn.recurrence.types import (
+    Backend,
+    Inputs,
+    OneHot,
+    Spec,
+    Weights,
+    matmul_nt,
+    state_dtype,
+)
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (scan.BACKEND, reference.BACKEND)}
 """Every backend, the preferred ones first: ``auto`` takes the first that supports the case."""
 
-__all__ = ["BACKENDS", "Backend", "Spec", "Weights", "choose", "matmul", "run", "state_dtype"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "OneHot",
+    "Spec",
+    "Weights",
+    "choose",
+    "matmul_nt",
+    "run",
+    "state_dtype",
+]
 
 
 def choose(spec: Spec, backend: str = "auto") -> Backend:
@@ -39,7 +57,7 @@ def choose(spec: Spec, backend: str = "auto") -> Backend:
 def run(
     cell: Cell,
     weights: Weights,
-    x: Float[Array, "T B I"],
+    x: Inputs,
     state: State,
     *,
     lengths: Int[Array, "B"] | None = None,
@@ -47,7 +65,7 @@ def run(
     reverse: bool = False,
     backend: str = "auto",
 ) -> tuple[Float[Array, "T B P"], State]:
-    """Run ``cell`` over ``x``; computes in x's dtype, with states in ``state_dtype`` of it.
+    """Run ``cell`` over ``x`` (T, B, I); computes in x's dtype, states in ``state_dtype`` of it.
 
     ``lengths`` (1 <= length <= T): outputs from there on are zero, the last state is the one at
     the true length, and what ``x`` holds there has no influence, not even NaN. ``resets`` marks
@@ -57,7 +75,8 @@ def run(
     valid = None
     if lengths is not None:
         valid = jnp.arange(x.shape[0])[:, None] < lengths[None, :]
-        x = jnp.where(valid[..., None], x, jnp.zeros_like(x))
+        if not isinstance(x, OneHot):
+            x = jnp.where(valid[..., None], x, jnp.zeros_like(x))
     if resets is not None:
         if valid is not None:
             resets = resets & valid

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn.cells import Cell, State
-from jaxrnn.recurrence.types import Backend, Spec, Weights, state_dtype, where
+from jaxrnn.recurrence.types import Backend, Inputs, OneHot, Spec, Weights, state_dtype, where
 
 
 def supports(spec: Spec) -> str | None:
@@ -26,7 +26,7 @@ def supports(spec: Spec) -> str | None:
 def run(
     cell: Cell,
     weights: Weights,
-    x: Float[Array, "T B I"],
+    x: Inputs,
     state: State,
     valid: Bool[Array, "T B"] | None,
     resets: Bool[Array, "T B"] | None,
@@ -34,6 +34,8 @@ def run(
 ) -> tuple[Float[Array, "T B P"], State]:
     """See ``Backend``."""
     dtype = x.dtype
+    if isinstance(x, OneHot):
+        x = x.dense()
 
     def linear(a, weight, bias):
         wide = state_dtype(dtype)

@@ -22,8 +22,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxrnn import rules
 from jaxrnn.cells import CELLS, Cell, State
-from jaxrnn.recurrence.types import Backend, Spec, Weights, matmul, state_dtype, where
+from jaxrnn.recurrence.types import (
+    Backend,
+    Inputs,
+    OneHot,
+    Spec,
+    Weights,
+    matmul,
+    matmul_nt,
+    state_dtype,
+    where,
+)
 
 
 def supports(spec: Spec) -> str | None:
@@ -57,10 +68,12 @@ def _lstm_backward(residuals, state_in, state_out, dstate):
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     tanh_c = jnp.tanh(c)
     dc = dc + dh * o * (1 - tanh_c * tanh_c)
-    di, df, dg, do = dc * g, dc * c_in, dc * i, dh * tanh_c
-    dgates = jnp.concatenate(
-        [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)], axis=-1
-    )
+    # Gate-wise products of whole rows, held together: XLA's CPU code would run one loop a gate.
+    is_tanh = np.repeat(np.array([False, False, True, False]), c.shape[-1])[None]
+    slope = jnp.where(is_tanh, 1 - gates * gates, gates * (1 - gates))
+    through = jnp.concatenate([dc, dc, dc, dh], axis=-1)
+    along = jnp.concatenate([g, c_in, i, tanh_c], axis=-1)
+    dgates = jax.lax.optimization_barrier(through * along * slope)
     return dgates, dgates, (None, dc * f)
 
 
@@ -122,32 +135,34 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, r
     dtype, wide = x.dtype, state_dtype(x.dtype)
     forward, _ = _STEPS[cell_name]
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
-    weight_hh = weight_hh.astype(dtype).T
-    weight_hr = None if weight_hr is None else weight_hr.astype(dtype).T
-    gates_x = matmul(x, weight_ih.astype(dtype).T)
-    bias_h = None
+    weight_ih, weight_hh = weight_ih.astype(dtype), weight_hh.astype(dtype)
+    weight_hr = None if weight_hr is None else weight_hr.astype(dtype)
+    bias_x = bias_h = None
     if bias_ih is not None and bias_hh is not None:
         if cell_name == "gru":  # r scales W_hn h + b_hn: that bias can't join the input's
             bias_x, bias_h = bias_ih.astype(wide), bias_hh.astype(wide)
         else:
             bias_x = bias_ih.astype(wide) + bias_hh.astype(wide)
-        gates_x = gates_x + bias_x[None, None]
 
     def step(state, inputs):
         gates_x, valid, reset = inputs
         if reset is not None:
             state = tuple(where(reset, jnp.zeros_like(s), s) for s in state)
-        gates_h = matmul(state[0].astype(dtype), weight_hh)
+        gates_h = matmul_nt(state[0].astype(dtype), weight_hh)
+        if bias_x is not None:  # here, where it joins a loop that runs anyway
+            gates_x = gates_x + bias_x[None]
         if bias_h is not None:
             gates_h = gates_h + bias_h[None]
         new, residuals = forward(gates_x, gates_h, state)
         if weight_hr is not None:
-            new = (matmul(new[0].astype(dtype), weight_hr), *new[1:])
+            new = (matmul_nt(new[0].astype(dtype), weight_hr), *new[1:])
         if valid is not None:
             new = tuple(where(valid, n, s) for n, s in zip(new, state, strict=True))
         return new, ((new[0].astype(dtype), *new[1:]), residuals)
 
-    last, (states, residuals) = jax.lax.scan(step, state, (gates_x, valid, resets), reverse=reverse)
+    gates_x = x.matmul(weight_ih.T) if isinstance(x, OneHot) else matmul_nt(x, weight_ih)
+    inputs = (gates_x, valid, resets)
+    last, (states, residuals) = jax.lax.scan(step, state, inputs, reverse=reverse)
     return (states[0], last), (weights, x, state, valid, resets, states, residuals)
 
 
@@ -157,7 +172,7 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
     dtype, wide = x.dtype, state_dtype(x.dtype)
     _, backward = _STEPS[cell_name]
     weight_ih, weight_hh, bias_ih, _, weight_hr = weights
-    weight_hh = weight_hh.astype(dtype)
+    weight_ih, weight_hh = weight_ih.astype(dtype), weight_hh.astype(dtype)
     narrow_hr = None if weight_hr is None else weight_hr.astype(dtype)
 
     def before(s0, s):
@@ -196,8 +211,13 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
 
     def over_steps(a, b):
         """sum over T and B of the outer product of a and b, in one matmul."""
-        contract = ((0, 1), (0, 1))
-        return jax.lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide)
+        if not rules.contiguous_rows(jax.default_backend()):
+            contract = ((0, 1), (0, 1))
+            return jax.lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide)
+        rows = jax.lax.optimization_barrier(b.transpose(2, 0, 1))
+        contract = ((1, 2), (0, 1))
+        out = jax.lax.dot_general(rows, a, (contract, ((), ())), preferred_element_type=wide)
+        return jax.lax.optimization_barrier(out).T
 
     def total(a):
         return a.astype(wide).sum((0, 1))
@@ -208,14 +228,14 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
         before_projection = gates[..., -c.shape[-1] :] * jnp.tanh(c)
         dweight_hr = over_steps(dprojected, before_projection.astype(dtype))
     dweights = Weights(
-        over_steps(dgates_x, x),
+        over_steps(dgates_x, x.dense() if isinstance(x, OneHot) else x),
         over_steps(dgates_h, states_in[0]),
         None if bias_ih is None else total(dgates_x),
         None if bias_ih is None else total(dgates_h),
         dweight_hr,
     )
     dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
-    dx = matmul(dgates_x, weight_ih.astype(dtype)).astype(dtype)
+    dx = None if isinstance(x, OneHot) else matmul(dgates_x, weight_ih).astype(dtype)
     return dweights, dx, dstate, None, None
 
 
@@ -231,7 +251,7 @@ _compiled_scan = jax.jit(_scan, static_argnums=(0, 1))  # so that eager calls co
 def run(
     cell: Cell,
     weights: Weights,
-    x: Float[Array, "T B I"],
+    x: Inputs,
     state: State,
     valid: Bool[Array, "T B"] | None,
     resets: Bool[Array, "T B"] | None,

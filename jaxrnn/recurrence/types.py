@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,38 @@ class Weights(NamedTuple):
     bias_ih: Float[Array, "G"] | None = None
     bias_hh: Float[Array, "G"] | None = None
     weight_hr: Float[Array, "P H"] | None = None
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["ids"], meta_fields=["size", "dtype"]
+)
+@dataclasses.dataclass(frozen=True)
+class OneHot:
+    """Inputs (T, B, I) of which one is 1 and all others 0, by its index; outside 0..I-1 all are 0.
+
+    A product with a matrix is then a choice of its rows.
+    """
+
+    ids: Any  # (T, B) ints; JAX itself also builds the class around placeholders
+    size: int  # I
+    dtype: jnp.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, B, I)."""
+        return (*self.ids.shape, self.size)
+
+    def dense(self) -> Float[Array, "T B I"]:
+        """All of it."""
+        return jax.nn.one_hot(self.ids, self.size, dtype=self.dtype)
+
+    def matmul(self, b: Float[Array, "I M"]) -> Float[Array, "T B M"]:
+        """As ``matmul`` with ``dense()``."""
+        rows = b.at[self.ids].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        return rows.astype(state_dtype(self.dtype))
+
+
+Inputs = Float[Array, "T B I"] | OneHot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +98,12 @@ def matmul(a: Float[Array, "*N K"], b: Float[Array, "K M"]) -> Float[Array, "*N 
     return jax.lax.dot_general(
         a, b, (((a.ndim - 1,), (0,)), ((), ())), preferred_element_type=state_dtype(a.dtype)
     )
+
+
+def matmul_nt(a: Float[Array, "*N K"], b: Float[Array, "M K"]) -> Float[Array, "*N M"]:
+    """``a @ b.T`` as ``matmul``, for a weight as it is stored: never transposed in a loop."""
+    contract = (((a.ndim - 1,), (1,)), ((), ()))
+    return jax.lax.dot_general(a, b, contract, preferred_element_type=state_dtype(a.dtype))
 
 
 def where(mask: Bool[Array, "B"], a: Float[Array, "B N"], b: Float[Array, "B N"] | float) -> Array:

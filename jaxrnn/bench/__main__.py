@@ -1,0 +1,166 @@
+"""Time jaxrnn beside other libraries: ``python -m jaxrnn.bench [SUITE ...]``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxrnn import cli
+from jaxrnn.bench.peers import DEFAULT, ONLY_NAMED, PeerName
+from jaxrnn.bench.workloads import SUITES, Workload, quick, shapes
+from jaxrnn.errors import InputError
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchOptions:
+    """Time jaxrnn beside other libraries, on the same shapes, in turns in one run.
+
+    Every peer that is installed takes part where it can do the work; its outputs and gradients are
+    compared with ours before anything is timed. A share of the floor is the part of a step's time
+    that its matrix products need at the rate measured on this machine.
+
+    suites:
+      lesson   the lesson's Simple_RNN and char-RNN, training
+      train    other shapes, training
+      infer    forward only
+      varlen   sequences of different lengths
+      stream   writing text, one symbol after the other
+      scaling  cost by number of steps and batch size
+
+    examples:
+      python -m jaxrnn.bench --quick
+      python -m jaxrnn.bench lesson train --peers torch --json lines.jsonl --plot ratios.png
+    """
+
+    suites: Annotated[
+        tuple[Literal["lesson", "train", "infer", "varlen", "stream", "scaling"], ...],
+        tyro.conf.arg(metavar="SUITE"),
+        tyro.conf.Positional,
+    ] = ("lesson", "train", "infer", "varlen", "stream")
+    """what to time"""
+    peers: tuple[PeerName, ...] = ()
+    """beside whom; empty: all that are installed, but torch-compile, which compiles for minutes"""
+    quick: bool = False
+    """a tenth of the steps and three short turns: to see that it works, not to quote"""
+    json: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """add a line of JSON for each row"""
+    plot: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """write a picture of the ratios: .png, .svg or .pdf"""
+    explain: bool = False
+    """say which way each row is computed, and time nothing"""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """where to compute"""
+
+
+def main() -> int:
+    """The command line; gives the exit code."""
+    return cli.exit_code(lambda: run_command(sys.argv[1:]))
+
+
+def run_command(argv: list[str]) -> int:
+    """Do what the arguments say; raises InputError."""
+    options = cli.parse(
+        BenchOptions,
+        args=argv,
+        prog="python -m jaxrnn.bench",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if options.plot and Path(options.plot).suffix.lower() not in PICTURES:
+        raise InputError(f"--plot is {options.plot!r}, expected a name in {', '.join(PICTURES)}")
+    for flag in ("json", "plot"):
+        if path := getattr(options, flag):
+            _check_writable(flag, Path(path))
+    # Before JAX and torch are there, which share a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    cli.use_device(options.device, cpu_shards=cli.num_cores())
+
+    import jax
+
+    from jaxrnn import report as reports
+    from jaxrnn.bench import report, results
+
+    console = reports.console()
+    if options.explain:
+        for workload in (w for suite in dict.fromkeys(options.suites) for w in SUITES[suite]):
+            console.print(f"{workload.name}: {explain(workload)}", markup=False)
+        return 0
+    chosen = {"suites": options.suites, "peers": options.peers, "device": options.device}
+    about = {**results.machine(), "quick": options.quick, "flags": chosen}
+    rounds, least_s = (3, 0.05) if options.quick else (9, 0.5)
+    workloads = [w for suite in dict.fromkeys(options.suites) for w in SUITES[suite]]
+    peers = tuple(dict.fromkeys(options.peers)) or DEFAULT
+    rows = []
+    report.header(console)
+    with jax.default_matmul_precision("highest"):  # float32 on every side
+        for workload in workloads:
+            try:
+                found = results.run_workload(
+                    quick(workload) if options.quick else workload, peers, rounds, least_s
+                )
+            except results.DisagreementError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+            report.block(console, found)
+            rows += found
+            if options.json:
+                _write(options.json, results.to_lines(found, about))
+    report.footer(console, rows, about, {} if options.peers else ONLY_NAMED)
+    if options.plot:
+        try:
+            report.plot(Path(options.plot), rows, about)
+        except OSError as error:
+            raise InputError(f"can't write --plot {options.plot}: {error}") from error
+    return 0
+
+
+def explain(workload: Workload) -> str:
+    """Which backend and which of the rules a row meets."""
+    import jax
+
+    from jaxrnn import recurrence, rules
+    from jaxrnn.bench.peers.ours import spec
+
+    said = [f"backend {recurrence.choose(spec(workload)).name}"]
+    if workload.is_text:
+        said.append("one-hot inputs looked up")
+    if workload.mode == "train":
+        devices = len(jax.devices())
+        size = sum(math.prod(shape) for shape in shapes(workload).values())
+        flops = 6 * size * workload.batch_size * workload.num_steps
+        said.append(rules.explain(jax.default_backend(), devices, workload.batch_size, flops))
+    if workload.mode == "generate":
+        said.append("a loop on the device, up to 256 symbols a dispatch")
+    return ", ".join(said)
+
+
+def _check_writable(flag: str, path: Path) -> None:
+    """Now rather than after minutes of timing."""
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"can't write --{flag} {path}: {reason}; name another file") from error
+
+
+def _write(path: str, lines: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(lines)
+    except OSError as error:
+        raise InputError(f"can't write --json {path}: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""What the libraries in JAX share: compiling ahead of time, and one training step around layers.
+
+The step is forward, loss, backward, optax's clipping and Adam, jitted, its state donated; the
+state of the layers starts from zeros. Usage::
+
+    return session(workload, params, [layer, ...], as_torch)
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrnn.bench.peers import Arrays, Session, UnsupportedError
+from jaxrnn.bench.workloads import Workload, data, lengths, parameters
+
+Params = dict[str, Any]
+Layer = Callable[[Params, Any, Any], Any]  # (params, x (B, T, I), lengths or None) -> (B, T, H)
+
+
+class Program(NamedTuple):
+    """A compiled function and what compiling it has shown."""
+
+    call: Callable[..., Any]
+    compile_s: float
+    memory_mib: float | None
+
+
+def ahead_of_time(function: jax.stages.Wrapped, *arguments: Any) -> Program:
+    """Compile for these arguments; memory is that of arguments, outputs and temporaries."""
+    started = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    compile_s = time.perf_counter() - started
+    found = compiled.memory_analysis()
+    if found is None:
+        return Program(compiled, compile_s, None)
+    size = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return Program(compiled, compile_s, (size - found.alias_size_in_bytes) / 2**20)
+
+
+def arrays(tree: Params) -> Arrays:
+    """As NumPy has them."""
+    return {name: np.asarray(value) for name, value in tree.items()}
+
+
+def session(
+    workload: Workload,
+    params: Params,
+    layers: Sequence[Layer],
+    as_torch: Callable[[Params], Arrays],
+) -> Session:
+    """The model made of ``layers``, whose parameters are ``params`` under any names.
+
+    ``as_torch`` gives their gradients under torch's names.
+    """
+    if workload.mode == "generate":
+        raise UnsupportedError("it has no sampling")
+    named = parameters(workload)
+    head = {n: jnp.asarray(named[n]) for n in ("decoder.weight", "decoder.bias") if n in named}
+    params = {**params, **head}
+    valid = jnp.asarray(lengths(workload)) if workload.max_length else None
+
+    def drop(y, key):
+        kept = jax.random.bernoulli(key, 1 - workload.dropout, y.shape)
+        return jnp.where(kept, y / (1 - workload.dropout), jnp.zeros_like(y))
+
+    def outputs(params, x, key=None):
+        y = jax.nn.one_hot(x, workload.input_size, dtype=jnp.float32) if workload.is_text else x
+        for k, layer in enumerate(layers):
+            if k and key is not None:
+                y = drop(y, jax.random.fold_in(key, k))
+            y = layer(params, y, valid)
+        if valid is not None:  # the steps from a length on are computed, and count for nothing
+            inside = jnp.arange(workload.num_steps)[None] < valid[:, None]
+            y = jnp.where(inside[..., None], y, jnp.zeros_like(y))
+        if head:
+            if key is not None:
+                y = drop(y, jax.random.fold_in(key, 0))
+            y = y @ params["decoder.weight"].T + params["decoder.bias"][None, None]
+        return y
+
+    def loss(params, x, targets, key=None):
+        y = outputs(params, x, key)
+        if workload.is_text:
+            return optax.softmax_cross_entropy_with_integer_labels(y, targets).mean(), y
+        return jnp.square(y - targets).mean(), y
+
+    clip = [optax.clip_by_global_norm(workload.clip)] if workload.clip else []
+    transform = optax.chain(*clip, optax.adam(workload.lr))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, x, targets):
+        params, moments, count = state
+        key = jax.random.fold_in(jax.random.key(0), count) if workload.dropout else None
+        (value, _), grads = jax.value_and_grad(loss, has_aux=True)(params, x, targets, key)
+        updates, moments = transform.update(grads, moments, params)
+        return (optax.apply_updates(params, updates), moments, count + 1), value
+
+    x, targets = (jax.device_put(part[0]) for part in data(workload))
+
+    def check():
+        grads, y = jax.jit(jax.grad(loss, has_aux=True))(params, x, targets)
+        found = as_torch({n: g for n, g in grads.items() if n not in head})
+        return np.asarray(y), {**found, **arrays({n: grads[n] for n in head})}
+
+    if workload.mode == "forward":
+        forward = ahead_of_time(jax.jit(outputs), params, x)
+
+        def call() -> Any:
+            return forward.call(params, x).block_until_ready()
+
+        return Session(call, 1, check, forward.compile_s, lambda: forward.memory_mib)
+
+    copies = jax.tree.map(jnp.array, params)
+    box = [(copies, jax.jit(transform.init)(copies), jnp.int32(0))]
+    program = ahead_of_time(step, box[0], x, targets)
+
+    def train() -> float:
+        box[0], value = program.call(box[0], x, targets)
+        return float(value)
+
+    return Session(train, 1, check, program.compile_s, lambda: program.memory_mib)

@@ -1,0 +1,155 @@
+"""jaxrnn as ``jaxrnn.train`` and ``jaxrnn.sample`` run it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxrnn import losses, recurrence
+from jaxrnn.bench.peers import Session
+from jaxrnn.bench.peers.in_jax import ahead_of_time, arrays
+from jaxrnn.bench.workloads import Workload, data, lengths, parameters
+from jaxrnn.config import CharConfig
+from jaxrnn.layers import LAYERS
+from jaxrnn.models import split
+from jaxrnn.models.char_lm import CharLM, generate
+from jaxrnn.models.forecaster import Forecaster
+from jaxrnn.training import (
+    TrainState,
+    data_mesh,
+    make_step,
+    optimizer,
+    shardings,
+    steps_per_dispatch,
+)
+
+
+class Bare(nnx.Module):
+    """A layer alone."""
+
+    def __init__(self, workload: Workload):
+        more = {"proj_size": workload.proj_size} if workload.proj_size else {}
+        sizes = (workload.input_size, workload.hidden_size, workload.num_layers)
+        self.rnn = LAYERS[workload.cell](*sizes, batch_first=True, rngs=nnx.Rngs(0), **more)
+
+    def __call__(self, x, state=None, *, lengths=None, rngs=None):
+        """As the models that are called so."""
+        return self.rnn(x, state, lengths=lengths)
+
+
+def model_of(workload: Workload, dropout: float) -> Any:
+    """The model that the workload describes."""
+    if not workload.output_size:
+        return Bare(workload)
+    options: dict[str, Any] = {
+        "cell": workload.cell,
+        "hidden_size": workload.hidden_size,
+        "num_layers": workload.num_layers,
+        "dropout": dropout,
+        "rngs": nnx.Rngs(0),
+    }
+    if workload.is_text:
+        return CharLM(workload.input_size, **options)
+    return Forecaster(workload.input_size, workload.output_size, **options)
+
+
+def spec(workload: Workload) -> recurrence.Spec:
+    """Of the first layer, as the choice of a backend sees it."""
+    return recurrence.Spec(
+        cell=model_of(workload, 0.0).rnn.cell,
+        num_steps=workload.num_steps,
+        batch_size=workload.batch_size,
+        input_size=workload.input_size,
+        hidden_size=workload.hidden_size,
+        proj_size=workload.proj_size,
+        bias=True,
+        masked=workload.max_length > 0,
+        resets=False,
+        dtype=jnp.dtype(jnp.float32),
+        platform=jax.default_backend(),
+    )
+
+
+def session(workload: Workload) -> Session:
+    """Training in dispatches of several steps, the forward pass, or writing text."""
+    params = {name: jnp.asarray(array) for name, array in parameters(workload).items()}
+    valid = jnp.asarray(lengths(workload)) if workload.max_length else None
+    loss_of = losses.cross_entropy if workload.is_text else losses.squared_error
+
+    class Task:
+        """What ``make_step`` needs of one."""
+
+        def loss(self, model, inputs, targets, state, rngs):
+            y, state = model(inputs, state, lengths=valid, rngs=rngs)
+            return loss_of(y, targets), state
+
+    evaluation = model_of(workload, 0.0)
+    evaluation.eval()
+    skeleton, _ = split(evaluation)
+    x, targets = (jax.device_put(part[0]) for part in data(workload))
+
+    def outputs(params, x):
+        return skeleton.merge(params)(x, lengths=valid)[0]
+
+    def check():
+        def loss(params):
+            y = outputs(params, x)
+            return loss_of(y, targets), y
+
+        grads, y = jax.jit(jax.grad(loss, has_aux=True))(params)
+        return np.asarray(y), arrays(grads)
+
+    if workload.mode == "generate":
+        key, prime = jax.random.key(0), np.zeros(1, np.int32)
+
+        def write() -> list[np.ndarray]:
+            options = {"length": workload.num_steps, "key": key, "top_k": 5}
+            return [np.asarray(c) for c in generate((skeleton, params), prime, **options)]
+
+        times = []
+        for _ in range(2):
+            started = time.perf_counter()
+            write()
+            times.append(time.perf_counter() - started)
+        return Session(write, workload.num_steps, compile_s=max(times[0] - times[1], 0.0))
+    if workload.mode == "forward":
+        forward = ahead_of_time(jax.jit(outputs), params, x)
+
+        def call() -> Any:
+            return forward.call(params, x).block_until_ready()
+
+        return Session(call, 1, check, forward.compile_s, lambda: forward.memory_mib)
+
+    config = CharConfig(
+        batch_size=workload.batch_size,
+        seq_len=workload.num_steps,
+        lr=workload.lr,
+        clip=workload.clip,
+        schedule="constant",
+        warmup_steps=0,
+    )
+    model = model_of(workload, workload.dropout)
+    train_skeleton, _ = split(model)
+    count = steps_per_dispatch(config, params)
+    step: Any = make_step(Task(), train_skeleton, config, 10**6)  # type: ignore[arg-type]
+    copies = jax.tree.map(jnp.array, params)
+    carry = model.rnn.initial_state(workload.batch_size)
+    state = TrainState(jnp.int32(0), copies, optimizer(config).init(copies), carry)
+    of_state, of_batches, of_all = shardings(data_mesh(config))
+    box = [jax.device_put(state, of_state)]
+    batches = (
+        *jax.device_put(data(workload, count), of_batches),
+        jax.device_put(np.zeros(count, bool), of_all),
+    )
+    program = ahead_of_time(step, box[0], *batches, np.int32(count))
+
+    def train() -> float:
+        box[0], metrics = program.call(box[0], *batches, np.int32(count))
+        return float(metrics.loss[count - 1])
+
+    return Session(train, count, check, program.compile_s, lambda: program.memory_mib)

@@ -1,0 +1,189 @@
+"""Rows of results: compared with ours, timed, written as lines of JSON.
+
+Usage::
+
+    rows = run_workload(workload, ["torch", "flax"], rounds=7, least_s=0.5)
+    text = to_lines(rows, {**machine(), "quick": False})
+
+A row has ``workload`` (fields and FLOPs), ``peer`` and either ``skipped`` (the reason), or: ``ms``,
+``ms_low``, ``ms_high`` (a step's median and quartiles), ``floor_ms``, ``share`` (floor over
+median), ``compile_s``, ``peak_memory_mib`` (null where nobody counts it), ``difference`` (the
+largest from ours, relative to each tensor's largest), ``ceilings``; and a peer's ``ratio``,
+``ratio_low``, ``ratio_high`` (its time over ours, turn by turn: above 1, ours is faster), and
+``goal_met`` where there is a goal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrnn.bench import ceilings, timing
+from jaxrnn.bench.peers import OURS, Session, UnsupportedError, start
+from jaxrnn.bench.workloads import Workload, describe
+from jaxrnn.cli import num_cores
+from jaxrnn.version import __version__
+
+TOLERANCE = 1e-4
+"""Largest difference of outputs and gradients from ours, relative to the largest of each tensor."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
+KERNELS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "flashrnn", "haste_pytorch")
+
+
+class DisagreementError(ArithmeticError):
+    """A peer computes something else: peer, row, tensor and by how much."""
+
+
+def machine() -> dict[str, Any]:
+    """Device, threads, load of the last minute, precision, versions, XLA_FLAGS and date."""
+    versions = {"python": platform.python_version(), "jaxrnn": __version__}
+    for name in (*PACKAGES, *KERNELS):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "device": _cpu_name() if device.platform == "cpu" else device.device_kind,
+        "platform": device.platform,
+        "threads": num_cores(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "precision": "float32, highest",
+        "versions": versions,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The tensor that differs most, and by how much of its largest value."""
+
+    tensor: str
+    size: float
+
+
+def difference(ours: Session, theirs: Session) -> Difference | None:
+    """The largest of outputs and gradients; None where there is nothing to compare.
+
+    A peer may have no second bias, and no other gradient missing.
+    """
+    if ours.check is None or theirs.check is None:
+        return None
+    (y, grads), (other, other_grads) = ours.check(), theirs.check()
+    sizes = {"the output": _relative(other, y)}
+    for name, grad in grads.items():
+        if name in other_grads:
+            sizes[f"the gradient of {name}"] = _relative(other_grads[name], grad)
+        elif "bias_hh" not in name:
+            sizes[f"the gradient of {name}"] = np.inf
+    worst = max(sizes, key=lambda name: np.nan_to_num(sizes[name], nan=np.inf))
+    return Difference(worst, float(sizes[worst]))
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        return np.inf
+    largest = np.abs(expected).max()
+    return float(np.abs(found - expected).max() / max(largest, np.finfo(np.float32).tiny))
+
+
+def _reason(error: BaseException) -> str:
+    """A failure of another library in one line."""
+    lines = str(error).strip().splitlines()
+    return f"it failed with {type(error).__name__}" + (f": {lines[0][:200]}" if lines else "")
+
+
+def run_workload(
+    workload: Workload, peers: Sequence[str], rounds: int, least_s: float
+) -> list[dict[str, Any]]:
+    """Our row and one for each peer; a peer that can't do it, or fails, is skipped with the reason.
+
+    Raises DisagreementError.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries, about themselves
+        return _run_workload(workload, peers, rounds, least_s)
+
+
+def _run_workload(workload, peers, rounds, least_s):
+    ours = start(OURS, workload)
+    sessions, rows = {OURS: ours}, {OURS: {}}
+    for name in peers:
+        try:
+            session = start(name, workload)
+            found = difference(ours, session)
+        except UnsupportedError as reason:
+            rows[name] = {"skipped": str(reason)}
+        except Exception as error:
+            rows[name] = {"skipped": _reason(error)}
+        else:
+            if found is not None and not found.size <= TOLERANCE:
+                raise DisagreementError(
+                    f"{name} on {workload.name}: {found.tensor} differs from ours by "
+                    f"{found.size:.2g} of its largest value, which is no rounding "
+                    f"({TOLERANCE:g}); leave it out with --peers"
+                )
+            sessions[name] = session
+            rows[name] = {"difference": found.size if found else None}
+    while True:
+        try:
+            calls = {name: session.call for name, session in sessions.items()}
+            times = timing.in_turns(calls, rounds, least_s)
+            break
+        except timing.CallError as error:
+            if error.name == OURS:
+                raise
+            rows[error.name] = {"skipped": _reason(error.__cause__ or error)}
+            del sessions[error.name]
+    per_step = {name: times[name] / session.steps_per_call for name, session in sessions.items()}
+    floor, limits = ceilings.floor_s(workload), ceilings.describe(workload)
+    for name, session in sessions.items():
+        own = timing.spread(per_step[name])
+        rows[name] |= {
+            **{"ms": 1e3 * own.median, "ms_low": 1e3 * own.low, "ms_high": 1e3 * own.high},
+            **{"floor_ms": 1e3 * floor, "share": floor / own.median},
+            "steps_per_call": session.steps_per_call,
+            "rounds": rounds,
+            "compile_s": session.compile_s,
+            "peak_memory_mib": session.peak_memory_mib(),
+            "ceilings": limits,
+        }
+        if name != OURS:
+            ratio = timing.spread(per_step[name] / per_step[OURS])
+            rows[name] |= {
+                "ratio": ratio.median,
+                "ratio_low": ratio.low,
+                "ratio_high": ratio.high,
+            }
+        if name == "torch" and workload.goal:
+            rows[name]["goal_met"] = rows[name]["ratio"] >= workload.goal
+    about = describe(workload)
+    return [{"workload": about, "peer": name, **row} for name, row in rows.items()]
+
+
+def to_lines(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
+    """JSON, a line a row; ``about`` is what ``machine`` gives and how it was run."""
+    return "".join(json.dumps({**about, **row}) + "\n" for row in rows)

@@ -1,0 +1,177 @@
+"""What is timed: models, shapes and what is done with them, one row each; NumPy alone.
+
+A training step is forward, loss, backward, clipping of the whole gradient's norm and Adam, of the
+whole model; ``forward`` is the model without gradients on a batch; ``generate`` writes text, one
+symbol after the other. Usage::
+
+    workload = SUITES["train"][0]
+    arrays, batch = parameters(workload), data(workload)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+QUICK = 10
+"""``--quick`` divides the steps of every longer row by this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A row: T steps, batch B, I inputs, H units, L layers, and what is above them."""
+
+    name: str
+    cell: Literal["lstm", "gru", "rnn"]
+    num_steps: int  # T; of generate: symbols written
+    batch_size: int  # B
+    input_size: int  # I; V of a model of text, whose input is one-hot
+    hidden_size: int  # H
+    num_layers: int = 1  # L
+    proj_size: int = 0  # P
+    output_size: int = 0  # of a linear decoder; 0: the loss is on the layer's own output
+    is_text: bool = False  # ids in, cross-entropy; else values in, mean squared error
+    dropout: float = 0.0
+    max_length: int = 0  # lengths uniform in 1..this; 0: all are T
+    mode: Literal["train", "forward", "generate"] = "train"
+    clip: float = 5.0
+    lr: float = 1e-3
+    goal: float = 0.0  # times torch's speed
+
+    @property
+    def shape(self) -> str:
+        """For people."""
+        size = f"{self.hidden_size}" + (f"->{self.proj_size}" if self.proj_size else "")
+        return f"T{self.num_steps} B{self.batch_size} I{self.input_size} H{size} L{self.num_layers}"
+
+    @property
+    def width(self) -> int:
+        """P or H."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def mean_steps(self) -> float:
+        """Steps of a sequence that count."""
+        return lengths(self).mean() if self.max_length else float(self.num_steps)
+
+    @property
+    def flops(self) -> float:
+        """Of the matrix products that one step needs at least, forward and backward.
+
+        A one-hot input is a lookup, which needs none; no gradient goes to the input.
+        """
+        rows = GATES[self.cell] * self.hidden_size
+        forward = backward = 0
+        for layer in range(self.num_layers):
+            columns = self.width if layer else (0 if self.is_text else self.input_size)
+            recurrent = rows * self.width + self.proj_size * self.hidden_size
+            forward += rows * columns + recurrent
+            backward += (2 if layer else 1) * rows * columns + 2 * recurrent
+        head = self.output_size * self.width
+        total = forward + head + (backward + 2 * head if self.mode == "train" else 0)
+        return 2.0 * total * self.mean_steps * self.batch_size
+
+
+_LESSON = Workload(
+    *("lesson-char-rnn", "lstm", 100, 128, 83, 512, 2),
+    output_size=83, dropout=0.5, goal=1.15, is_text=True,
+)  # fmt: skip
+_SMALL = Workload("char-small", "lstm", 50, 64, 65, 256, 2, output_size=65, goal=1.3, is_text=True)
+
+SUITES: dict[str, tuple[Workload, ...]] = {
+    "lesson": (
+        Workload(
+            "lesson-simple-rnn", "rnn", 20, 1, 1, 32, output_size=1, clip=0.0, lr=0.01, goal=25.0
+        ),
+        _LESSON,
+    ),
+    "train": (
+        Workload("series-lstm", "lstm", 96, 32, 7, 64, 2, output_size=7, goal=2.0),
+        _SMALL,
+        Workload("gru", "gru", 100, 64, 256, 256, goal=1.2),
+        Workload("rnn-tanh", "rnn", 100, 64, 256, 256, goal=1.2),
+        Workload("lstm-projection", "lstm", 100, 64, 256, 256, proj_size=128, goal=1.3),
+    ),
+    "infer": (
+        dataclasses.replace(_SMALL, name="char-small-forward", mode="forward", goal=1.1),
+        dataclasses.replace(_LESSON, name="lesson-forward", mode="forward", dropout=0.0, goal=1.1),
+    ),
+    "varlen": (Workload("lstm-lengths", "lstm", 100, 64, 256, 256, max_length=100, goal=1.6),),
+    "stream": tuple(
+        Workload(
+            *(f"generate-{size}", "lstm", 1000, 1, 83, size, 2),
+            output_size=83, mode="generate", goal=20.0, is_text=True,
+        )
+        for size in (128, 256, 512)
+    ),
+    "scaling": tuple(
+        Workload(f"lstm-T{num_steps}-B{batch_size}", "lstm", num_steps, batch_size, 256, 256)
+        for num_steps, batch_size in ((25, 64), (50, 64), (100, 64), (200, 64), (50, 16), (50, 256))
+    ),
+}  # fmt: skip
+"""Every suite by its name."""
+
+
+def shapes(workload: Workload) -> dict[str, tuple[int, ...]]:
+    """The parameters by torch's names, as of a module with ``rnn`` and ``decoder``."""
+    rows, found = GATES[workload.cell] * workload.hidden_size, {}
+    for layer in range(workload.num_layers):
+        columns = workload.width if layer else workload.input_size
+        found[f"rnn.weight_ih_l{layer}"] = (rows, columns)
+        found[f"rnn.weight_hh_l{layer}"] = (rows, workload.width)
+        found[f"rnn.bias_ih_l{layer}"] = found[f"rnn.bias_hh_l{layer}"] = (rows,)
+        if workload.proj_size:
+            found[f"rnn.weight_hr_l{layer}"] = (workload.proj_size, workload.hidden_size)
+    if workload.output_size:
+        found["decoder.weight"] = (workload.output_size, workload.width)
+        found["decoder.bias"] = (workload.output_size,)
+    return found
+
+
+def parameters(workload: Workload) -> dict[str, np.ndarray]:
+    """The same for every peer, in float32; bias_hh is zero, since not every peer has it."""
+    rng, bound = np.random.default_rng(0), workload.hidden_size**-0.5
+    return {
+        name: np.zeros(shape, np.float32)
+        if "bias_hh" in name
+        else rng.uniform(-bound, bound, shape).astype(np.float32)
+        for name, shape in shapes(workload).items()
+    }
+
+
+def lengths(workload: Workload) -> np.ndarray:
+    """Of each sequence, in no order."""
+    rng = np.random.default_rng(2)
+    return rng.integers(1, workload.max_length + 1, workload.batch_size).astype(np.int32)
+
+
+def data(workload: Workload, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (count, B, T[, I]) and targets, float32 or int32 ids."""
+    rng = np.random.default_rng(1)
+    lead = (count, workload.batch_size, workload.num_steps)
+    if workload.is_text:
+        ids = rng.integers(workload.input_size, size=(*lead[:2], lead[2] + 1)).astype(np.int32)
+        return ids[..., :-1], ids[..., 1:]
+    width = workload.output_size or workload.width
+    x = rng.normal(size=(*lead, workload.input_size)).astype(np.float32)
+    return x, 0.1 * rng.normal(size=(*lead, width)).astype(np.float32)
+
+
+def quick(workload: Workload) -> Workload:
+    """The row that ``--quick`` runs: a tenth of the steps, from 50 on, and no goal to judge."""
+    factor = QUICK if workload.num_steps >= 50 else 1
+    return dataclasses.replace(
+        workload,
+        num_steps=workload.num_steps // factor,
+        max_length=workload.max_length // factor,
+        goal=0.0,
+    )
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """For a line of JSON: fields, and the operations of a step."""
+    return {**dataclasses.asdict(workload), "flops": workload.flops}

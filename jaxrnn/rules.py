@@ -1,0 +1,67 @@
+"""Which way a computation goes, by shape and device: every rule that was measured, in one place.
+
+Results differ between the ways in rounding only. What was measured, and how, is in
+``docs/bench/NOTES.md``; ``python -m jaxrnn.bench --explain`` shows what is chosen. Usage::
+
+    if contiguous_rows(jax.default_backend()): ...
+"""
+
+from __future__ import annotations
+
+ROWS_PER_SHARD = 16  # at least: below it a matmul of a step is too small for a core
+DISPATCH_FLOPS = 6 * 10**11  # of training steps in one dispatch, at most: 3 s of 2 cores
+DISPATCH_SECONDS = 4.0  # that a dispatch may take: the shortest wait of a signal to stop
+MAX_STEPS_PER_DISPATCH = 100
+
+
+def contiguous_rows(platform: str) -> bool:
+    """Whether a weight's gradient, summed over T and B, first transposes its smaller operand.
+
+    XLA's CPU matmul reaches 188 GFLOP/s so, and 143 of a product over the leading axes.
+    """
+    return platform == "cpu"
+
+
+def data_shards(platform: str, num_devices: int, batch_size: int) -> int:
+    """How many devices share a batch when nobody says.
+
+    On a CPU, where a device is a core: of a step's loops only the matmul uses several threads.
+    """
+    if platform != "cpu":
+        return 1
+    fits = (
+        n
+        for n in range(1, num_devices + 1)
+        if batch_size % n == 0 and (n == 1 or batch_size // n >= ROWS_PER_SHARD)
+    )
+    return max(fits)
+
+
+def steps_per_dispatch(flops: int) -> int:
+    """How many training steps of so many floating-point operations one dispatch runs at most.
+
+    Within a dispatch buffers are used again; between two the system takes and gives their pages.
+    """
+    return min(max(DISPATCH_FLOPS // flops, 1), MAX_STEPS_PER_DISPATCH)
+
+
+def steps_in_time(capacity: int, step_s: float | None) -> int:
+    """How many of the steps that a dispatch could run it does, by what one took so far."""
+    if step_s is None:  # the first dispatch
+        return 1
+    return int(min(max(DISPATCH_SECONDS // max(step_s, 1e-9), 1), capacity))
+
+
+def explain(platform: str, num_devices: int, batch_size: int, flops: int) -> str:
+    """What the rules choose for training steps of so many operations, in one line."""
+    shards = data_shards(platform, num_devices, batch_size)
+    steps = steps_per_dispatch(flops)
+    said = [
+        f"batch in {shards} parts of {batch_size // shards} rows"
+        if shards > 1
+        else "batch whole on one device",
+        f"up to {steps} step{'s' * (steps > 1)} a dispatch",
+    ]
+    if contiguous_rows(platform):
+        said.append("weight gradients from contiguous rows")
+    return ", ".join(said)

@@ -1,0 +1,56 @@
+"""What is chosen, by shape and device."""
+
+import pytest
+
+from jaxrnn import rules
+
+
+@pytest.mark.parametrize(
+    ("platform", "num_devices", "batch_size", "expected"),
+    [
+        ("cpu", 2, 64, 2),
+        ("cpu", 2, 32, 2),
+        ("cpu", 2, 31, 1),  # two parts of 16 rows don't fit
+        ("cpu", 2, 33, 1),  # nor does it divide
+        ("cpu", 2, 1, 1),
+        ("cpu", 1, 64, 1),
+        ("cpu", 8, 64, 4),  # of 16 rows each
+        ("cpu", 8, 48, 3),
+        ("cpu", 6, 128, 4),  # 5 and 6 don't divide it
+        ("gpu", 8, 1024, 1),
+        ("tpu", 4, 1024, 1),
+    ],
+)
+def test_a_batch_is_shared_by_cores_of_enough_rows(platform, num_devices, batch_size, expected):
+    assert rules.data_shards(platform, num_devices, batch_size) == expected
+
+
+def test_short_steps_are_dispatched_together():
+    assert rules.steps_per_dispatch(10**12) == 1
+    assert rules.steps_per_dispatch(10**11) == 6
+    assert rules.steps_per_dispatch(1000) == 100
+
+
+@pytest.mark.parametrize(
+    ("capacity", "step_s", "expected"),
+    [(100, None, 1), (100, 0.5, 8), (6, 0.5, 6), (6, 9.0, 1), (100, 0.0, 100), (1, 1e-5, 1)],
+)
+def test_a_dispatch_takes_no_longer_than_a_signal_may_wait(capacity, step_s, expected):
+    assert rules.steps_in_time(capacity, step_s) == expected
+
+
+def test_only_a_cpu_transposes_first():
+    assert rules.contiguous_rows("cpu")
+    assert not rules.contiguous_rows("gpu")
+    assert not rules.contiguous_rows("tpu")
+
+
+def test_the_explanation_says_what_is_chosen():
+    text = rules.explain("cpu", num_devices=2, batch_size=64, flops=10**11)
+    assert "2 parts of 32 rows" in text
+    assert "up to 6 steps a dispatch" in text
+    assert "contiguous rows" in text
+    text = rules.explain("gpu", num_devices=1, batch_size=64, flops=10**13)
+    assert "whole on one device" in text
+    assert "up to 1 step a dispatch" in text
+    assert "contiguous rows" not in text
