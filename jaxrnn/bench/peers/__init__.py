@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
