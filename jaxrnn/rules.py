@@ -8,7 +8,7 @@ Results differ between the ways in rounding only. What was measured, and how, is
 
 from __future__ import annotations
 
-ROWS_PER_SHARD = 16  # at least: below it a matmul of a step is too small for a core
+ROWS_PER_SHARD = 8  # at least: below it a matmul of a step is too small for a core
 DISPATCH_FLOPS = 6 * 10**11  # of training steps in one dispatch, at most: 3 s of 2 cores
 DISPATCH_SECONDS = 4.0  # that a dispatch may take: the shortest wait of a signal to stop
 MAX_STEPS_PER_DISPATCH = 100

@@ -10,12 +10,13 @@ from jaxrnn import rules
     [
         ("cpu", 2, 64, 2),
         ("cpu", 2, 32, 2),
-        ("cpu", 2, 31, 1),  # two parts of 16 rows don't fit
-        ("cpu", 2, 33, 1),  # nor does it divide
+        ("cpu", 2, 16, 2),
+        ("cpu", 2, 14, 1),  # two parts of 8 rows don't fit
+        ("cpu", 2, 33, 1),  # nor do two divide it
         ("cpu", 2, 1, 1),
         ("cpu", 1, 64, 1),
-        ("cpu", 8, 64, 4),  # of 16 rows each
-        ("cpu", 8, 48, 3),
+        ("cpu", 16, 64, 8),  # of 8 rows each
+        ("cpu", 8, 48, 6),
         ("cpu", 6, 128, 4),  # 5 and 6 don't divide it
         ("gpu", 8, 1024, 1),
         ("tpu", 4, 1024, 1),

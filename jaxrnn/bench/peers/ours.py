@@ -116,7 +116,7 @@ def session(workload: Workload) -> Session:
             started = time.perf_counter()
             write()
             times.append(time.perf_counter() - started)
-        return Session(write, workload.num_steps, compile_s=max(times[0] - times[1], 0.0))
+        return Session(write, workload.num_steps, check, max(times[0] - times[1], 0.0))
     if workload.mode == "forward":
         forward = ahead_of_time(jax.jit(outputs), params, x)
 

@@ -201,7 +201,7 @@ def session(
                 written.append(symbol)
             return written
 
-        return Session(write, count, peak_memory_mib=peak)
+        return Session(write, count, check, peak_memory_mib=peak)
     if workload.mode == "forward":
         net.eval()
 
