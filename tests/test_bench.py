@@ -395,9 +395,11 @@ def test_operations_counted_by_hand():
 
 
 def test_the_floor_is_what_the_best_rate_allows(monkeypatch):
-    rates = {(3, 6, 24): 100.0, (15, 6, 24): 400.0, (24, 15, 6): 200.0}
+    rates = {ceilings.LARGE: 50.0, (3, 6, 24): 100.0, (15, 6, 24): 400.0, (24, 15, 6): 200.0}
     monkeypatch.setattr(ceilings, "matmul_rate", lambda *size: rates[size])
     assert ceilings.floor_s(LSTM) == 7200 / 400
+    rates[ceilings.LARGE] = 800.0  # small products alone don't fill the machine
+    assert ceilings.floor_s(LSTM) == 7200 / 800
     monkeypatch.setattr(ceilings, "read_bandwidth", lambda size: 10.0 * size)
     assert ceilings.floor_s(replace(LSTM, mode="generate")) == pytest.approx(0.1)
 
