@@ -59,9 +59,7 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is
     mesh: str = "auto"  # data=N: N devices (on a CPU: cores) share each batch; auto: by its size
-    remat: bool = (
-        False  # keep the states of sqrt(T) steps only, compute the rest again: less memory
-    )
+    remat: bool = False  # keep sqrt(T) states, compute the rest again: less memory, more time
     seed: int = 0  # of initial weights and dropout
 
     def __post_init__(self):

@@ -25,7 +25,10 @@ def _mix(a: Array) -> Array:
 
 
 def keep_mask(key: Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
-    """True with probability ``keep``, for each element by itself; 0 < keep < 1."""
+    """True with probability ``keep``, for each element by itself; 0 < keep < 1.
+
+    Of more than 2**32 elements the mask repeats.
+    """
     words = jax.random.bits(key, (2,), jnp.uint32)
     index = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
@@ -51,12 +54,12 @@ class Dropout(nnx.Module):
         self.rngs = rngs["dropout"].fork()
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | nnx.RngStream | None = None) -> jax.Array:
-        """x with its mask; ``rngs``: in place of the module's own."""
+        """x of any shape with its mask; ``rngs``: in place of the module's own."""
         if self.deterministic or self.rate == 0:
             return x
         if self.rate == 1:
             return jnp.zeros_like(x)
-        given = rngs["dropout"] if isinstance(rngs, nnx.Rngs) else rngs
-        key = (given or self.rngs)()
+        stream = self.rngs if rngs is None else rngs
+        key = (stream["dropout"] if isinstance(stream, nnx.Rngs) else stream)()
         keep = 1 - self.rate
         return jnp.where(keep_mask(key, keep, x.shape), x / keep, jnp.zeros_like(x))

@@ -12,6 +12,7 @@ ROWS_PER_SHARD = 8  # at least: below it a matmul of a step is too small for a c
 DISPATCH_FLOPS = 6 * 10**11  # of training steps in one dispatch, at most: 3 s of 2 cores
 DISPATCH_SECONDS = 4.0  # that a dispatch may take: the shortest wait of a signal to stop
 MAX_STEPS_PER_DISPATCH = 100
+MAX_COUNTED = 256  # symbols of which the k likeliest are found by comparing all with all
 
 
 def contiguous_rows(platform: str) -> bool:
@@ -50,6 +51,14 @@ def steps_in_time(capacity: int, step_s: float | None) -> int:
     if step_s is None:  # the first dispatch
         return 1
     return int(min(max(DISPATCH_SECONDS // max(step_s, 1e-9), 1), capacity))
+
+
+def count_larger(num_symbols: int) -> bool:
+    """Whether the k likeliest symbols are found by V * V comparisons rather than a sort of V.
+
+    A sort of 83 numbers takes XLA's CPU code 8 us, the comparisons less than one.
+    """
+    return num_symbols <= MAX_COUNTED
 
 
 def explain(platform: str, num_devices: int, batch_size: int, flops: int) -> str:

@@ -138,7 +138,7 @@ def steps_per_dispatch(config: TrainConfig, params: Params) -> int:
 def data_mesh(config: TrainConfig) -> Mesh:
     """The devices that share each batch, as ``config.mesh`` says or the rules for this machine.
 
-    Raises InputError for more devices than there are, and a batch that they can't share equally.
+    Raises InputError for more devices than there are.
     """
     devices = jax.devices()
     if config.mesh == "auto":
@@ -146,7 +146,9 @@ def data_mesh(config: TrainConfig) -> Mesh:
     else:
         count = config.num_shards
         if count > len(devices):
-            raise InputError(f"--mesh is {config.mesh}, but JAX finds {len(devices)} devices here")
+            raise InputError(
+                f"--mesh is {config.mesh}, but JAX finds {len(devices)} devices; use --mesh auto"
+            )
     return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=devices[:count])
 
 

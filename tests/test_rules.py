@@ -55,3 +55,9 @@ def test_the_explanation_says_what_is_chosen():
     assert "whole on one device" in text
     assert "up to 1 step a dispatch" in text
     assert "contiguous rows" not in text
+
+
+def test_the_likeliest_of_a_small_vocabulary_are_counted():
+    assert rules.count_larger(83)
+    assert rules.count_larger(256)
+    assert not rules.count_larger(257)

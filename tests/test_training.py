@@ -299,7 +299,9 @@ def test_a_mesh_as_large_as_the_machine_and_not_larger(text_file):
     config = char_config(text_file, batch_size=32)
     assert training.data_mesh(config).size == 2  # of the two devices that these tests have
     assert training.data_mesh(dataclasses.replace(config, batch_size=3)).size == 1
-    with pytest.raises(InputError, match=r"--mesh is data=4, but JAX finds 2 devices"):
+    with pytest.raises(
+        InputError, match=r"--mesh is data=4, but JAX finds 2 devices; use --mesh auto"
+    ):
         training.data_mesh(dataclasses.replace(config, mesh="data=4"))
 
 

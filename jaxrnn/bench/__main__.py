@@ -127,6 +127,7 @@ def explain(workload: Workload) -> str:
 
     from jaxrnn import recurrence, rules
     from jaxrnn.bench.peers.ours import spec
+    from jaxrnn.models.char_lm import CHUNK
 
     said = [f"backend {recurrence.choose(spec(workload)).name}"]
     if workload.is_text:
@@ -137,7 +138,8 @@ def explain(workload: Workload) -> str:
         flops = 6 * size * workload.batch_size * workload.num_steps
         said.append(rules.explain(jax.default_backend(), devices, workload.batch_size, flops))
     if workload.mode == "generate":
-        said.append("a loop on the device, up to 256 symbols a dispatch")
+        likeliest = "by counting" if rules.count_larger(workload.input_size) else "by a sort"
+        said.append(f"up to {CHUNK} symbols a dispatch, the likeliest found {likeliest}")
     return ", ".join(said)
 
 

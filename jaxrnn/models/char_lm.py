@@ -21,12 +21,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrnn import rules
 from jaxrnn.layers import Embedding
 from jaxrnn.models import Params, Skeleton, split
 from jaxrnn.models.recurrent_decoder import RecurrentDecoder
 
 CHUNK = 256  # symbols generated in one dispatch, at most
-MAX_COUNTED = 256  # symbols of a vocabulary whose k likeliest are found without a sort
 
 
 class CharLM(RecurrentDecoder):
@@ -106,9 +106,7 @@ def next_symbol(
     # From the largest on, so that a tiny temperature gives -inf, never inf - inf.
     logits = (logits - logits.max(-1, keepdims=True)) / max(temperature, 1e-30)
     if 0 < top_k < logits.shape[-1]:
-        # By counting what is larger: XLA's CPU code needs less time for V * V comparisons than
-        # for a sort, up to some hundred symbols.
-        if logits.shape[-1] <= MAX_COUNTED:
+        if rules.count_larger(logits.shape[-1]):
             larger = (logits[:, None, :] > logits[:, :, None]).sum(-1)
             logits = jnp.where(larger < top_k, logits, -jnp.inf)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import equinox as eqx  # pyright: ignore[reportMissingImports]
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
