@@ -529,6 +529,22 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path):
     assert_same_bits(last_of(longer)[0], last_of(straight)[0])
 
 
+def test_a_shared_batch_resumes_to_the_bit_and_on_other_devices_to_rounding(tmp_path, text_file):
+    options: dict[str, Any] = {"batch_size": 4, "dropout": 0.3, "steps": 9, "checkpoint_every": 4}
+    config = char_config(text_file, mesh="data=2", dtype="float64", **options)
+    whole, _ = train(dataclasses.replace(config, run=str(tmp_path / "whole")))
+    for mesh in ("data=2", "data=1"):
+        run = str(tmp_path / mesh)
+        cut, outcome = train(dataclasses.replace(config, run=run), stop_requested=stop_at(3))
+        assert outcome.reason == "SIGTERM"
+        assert outcome.step < 9
+        cut, outcome = go_on(cut, dataclasses.replace(cut.config, mesh=mesh))
+        assert (outcome.reason, outcome.step) == ("done", 9)
+        jax.tree.map(assert_close, last_of(cut)[0], last_of(whole)[0])
+        if mesh == "data=2":
+            assert_same_bits(last_of(cut)[0], last_of(whole)[0])
+
+
 def test_a_damaged_last_checkpoint_is_said_and_the_one_before_it_gone_on_from(tmp_path, text_file):
     config = char_config(text_file, steps=9, checkpoint_every=3, run=str(tmp_path / "a"))
     run, _ = train(config)
