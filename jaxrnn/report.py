@@ -18,14 +18,8 @@ from rich.text import Text
 from jaxrnn.config import TrainConfig
 from jaxrnn.runs import Run
 from jaxrnn.tasks import Data, Task
-from jaxrnn.training import (
-    Outcome,
-    initial_state,
-    make_step,
-    stack_batches,
-    steps_per_dispatch,
-    total_steps,
-)
+from jaxrnn.train_step import initial_state, make_step, steps_per_dispatch
+from jaxrnn.training import Outcome, stack_batches, total_steps
 
 UNITS = {"char": "symbols", "series": "values"}
 """What one position of a task's data is called."""

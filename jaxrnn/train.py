@@ -79,7 +79,8 @@ def run_command(argv: list[str]) -> int:
     from jaxrnn import report
     from jaxrnn.progress import Display
     from jaxrnn.tasks import TASKS
-    from jaxrnn.training import NotFiniteError, data_mesh, total_steps, train
+    from jaxrnn.train_step import data_mesh
+    from jaxrnn.training import NotFiniteError, total_steps, train
 
     console = report.console()
     shards = data_mesh(config).size

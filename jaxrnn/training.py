@@ -1,4 +1,4 @@
-"""The training loop: state, jitted steps, validation, checkpoints; no arguments are parsed here.
+"""The training loop: groups of steps, validation, checkpoints; no arguments are parsed here.
 
 Everything is a pure function of the options and the step: batches of the step, random keys by
 ``fold_in(key, step)``, the learning rate of the step. A checkpoint holds the state and the few
@@ -15,44 +15,29 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
 
 from jaxrnn import plots, rules
 from jaxrnn.config import TrainConfig
-from jaxrnn.errors import InputError
-from jaxrnn.models import Params, Skeleton, split
+from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
 from jaxrnn.tasks import Data, HeldOut, Task
+from jaxrnn.train_step import (
+    data_mesh,
+    initial_state,
+    make_step,
+    on_one_device,
+    shardings,
+    steps_per_dispatch,
+)
 
 EVAL_CHUNK = 256  # steps of validation in one dispatch
 PLOT_SECONDS = 30.0  # a new loss.png at most this often while training
-
-
-class TrainState(NamedTuple):
-    """All that a step changes."""
-
-    step: Int[Array, ""]
-    params: Params
-    moments: Any  # the optimizer's
-    carry: Any  # the recurrent state at the end of the last batch
-
-
-class StepMetrics(NamedTuple):
-    """What a step reports; each of shape (K,) for K steps."""
-
-    loss: Float[Array, "K"]
-    grad_norm: Float[Array, "K"]
-    lr: Float[Array, "K"]
 
 
 @dataclasses.dataclass
@@ -85,170 +70,6 @@ class NotFiniteError(ArithmeticError):
 def total_steps(config: TrainConfig, data: Data) -> int:
     """Optimizer steps in the whole run."""
     return config.steps or config.epochs * data.train.steps_per_epoch
-
-
-def learning_rate(config: TrainConfig, total: int) -> Callable[[Any], Array]:
-    """The rate of a step: a linear warm-up from lr / warmup_steps, then constant or half a cosine
-    down to ``lr_final`` at the last step (arXiv 1608.03983, without restarts).
-    """
-
-    def rate(step):
-        step = jnp.asarray(step, jnp.float32)
-        lr = jnp.float32(config.lr)
-        if config.schedule == "cosine":
-            share = (step - config.warmup_steps) / max(total - 1 - config.warmup_steps, 1)
-            cosine = (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1))) / 2
-            lr = config.lr_final + (lr - config.lr_final) * cosine
-        if config.warmup_steps:
-            lr = lr * jnp.minimum((step + 1) / config.warmup_steps, 1)
-        return lr
-
-    return rate
-
-
-def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """torch.optim's Adam, AdamW or SGD with momentum, up to the learning rate's factor."""
-    decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    if config.optimizer == "sgd":
-        return optax.chain(*decay, optax.trace(config.momentum))
-    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    return optax.chain(adam, *decay) if config.optimizer == "adamw" else optax.chain(*decay, adam)
-
-
-def initial_state(task: Task, config: TrainConfig) -> tuple[Skeleton, Skeleton, TrainState]:
-    """The model to train, the same for evaluation, and the state before the first step."""
-    key = jax.random.key(config.seed)
-    model: Any = task.model(nnx.Rngs(jax.random.fold_in(key, 0)))
-    train_skeleton, params = split(model)
-    model.eval()
-    eval_skeleton, _ = split(model)
-    carry = model.rnn.initial_state(config.batch_size)
-    state = TrainState(jnp.int32(0), params, optimizer(config).init(params), carry)
-    return train_skeleton, eval_skeleton, state
-
-
-def steps_per_dispatch(config: TrainConfig, params: Params) -> int:
-    """How many steps one call to the device runs: more of them, the shorter they are."""
-    if config.steps_per_dispatch:
-        return config.steps_per_dispatch
-    size = sum(math.prod(p.shape) for p in params.values())
-    return rules.steps_per_dispatch(6 * size * config.batch_size * config.seq_len)
-
-
-def data_mesh(config: TrainConfig) -> Mesh:
-    """The devices that share each batch, as ``config.mesh`` says or the rules for this machine.
-
-    Raises InputError for more devices than there are.
-    """
-    devices = jax.devices()
-    if config.mesh == "auto":
-        count = rules.data_shards(jax.default_backend(), len(devices), config.batch_size)
-    else:
-        count = config.num_shards
-        if count > len(devices):
-            raise InputError(
-                f"--mesh is {config.mesh}, but JAX finds {len(devices)} devices; use --mesh auto"
-            )
-    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=devices[:count])
-
-
-def shardings(mesh: Mesh) -> tuple[TrainState, NamedSharding, NamedSharding]:
-    """How the state, stacked batches (K, B, ...) and all else lie on the mesh."""
-    everywhere, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, "data"))
-    state = TrainState(everywhere, everywhere, everywhere, rows)  # type: ignore[arg-type]
-    return state, rows, everywhere
-
-
-def on_one_device(tree: Any) -> Any:
-    """The first device's copy of what lies whole on each."""
-    return jax.tree.map(lambda array: array.addressable_data(0), tree)
-
-
-def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
-    """The same mean loss of (params, batch, carry, key), computed in chunks of sqrt(T) steps.
-
-    Only the states between chunks are kept; a chunk's forward pass runs again for its gradient
-    (arXiv 1604.06174): memory grows with sqrt(T), time by about a third.
-    """
-
-    def loss_in_chunks(params, batch, carry, key):
-        num_steps = batch[0].shape[1]
-        length = math.ceil(math.sqrt(num_steps))
-        count = num_steps // length
-
-        @jax.checkpoint
-        def chunk(carry, inputs):
-            number, *batch = inputs
-            loss, carry = loss_of(params, batch, carry, jax.random.fold_in(key, number))
-            return carry, loss * batch[0].shape[1] / num_steps
-
-        def cut(a):
-            a = a[:, : count * length].reshape(a.shape[0], count, length, *a.shape[2:])
-            return a.swapaxes(0, 1)
-
-        carry, losses = jax.lax.scan(chunk, carry, (jnp.arange(count), *map(cut, batch)))
-        total = losses.sum()
-        if rest := [a[:, count * length :] for a in batch if count * length < num_steps]:
-            carry, loss = chunk(carry, (count, *rest))
-            total += loss
-        return total, carry
-
-    return loss_in_chunks
-
-
-def make_step(
-    task: Task, skeleton: Skeleton, config: TrainConfig, total: int
-) -> jax.stages.Wrapped:
-    """``train_steps(state, inputs, targets, starts, count) -> (state, StepMetrics)``, jitted.
-
-    Arguments carry K batches; the first ``count`` of them are trained on. One compiled loop serves
-    every count, so that the same steps give the same bits however they are grouped. The state is
-    donated. Each device of the mesh has its rows of every batch; gradients are averaged over all.
-    """
-    of_state, of_batches, of_all = shardings(data_mesh(config))
-    rate, transform = learning_rate(config, total), optimizer(config)
-    dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
-
-    def loss_of(params, batch, carry, key):
-        inputs, targets = batch
-        rngs = nnx.Rngs(dropout=key)
-        return task.loss(skeleton.merge(params), inputs, targets, carry, rngs)
-
-    if config.remat:
-        loss_of = in_chunks(loss_of)
-
-    def train_step(state, inputs, targets, starts):
-        carry = jax.tree.map(lambda s: jnp.where(starts, jnp.zeros_like(s), s), state.carry)
-        key = jax.random.fold_in(dropout_key, state.step)
-        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, carry), grads = value_and_grad(state.params, (inputs, targets), carry, key)
-        grad_norm = optax.tree.norm(grads)
-        if config.clip:  # torch.nn.utils.clip_grad_norm_'s formula
-            scale = jnp.minimum(config.clip / (grad_norm + 1e-6), 1)
-            grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-        updates, moments = transform.update(grads, state.moments, state.params)
-        lr = rate(state.step)
-        params = jax.tree.map(lambda p, u: p - lr.astype(p.dtype) * u, state.params, updates)
-        metrics = StepMetrics(loss, grad_norm, lr)
-        return TrainState(state.step + 1, params, moments, carry), metrics
-
-    @functools.partial(
-        jax.jit,
-        donate_argnums=0,
-        in_shardings=(of_state, of_batches, of_batches, of_all, of_all),
-        out_shardings=(of_state, of_all),
-    )
-    def train_steps(state, inputs, targets, starts, count):
-        def body(k, carried):
-            state, metrics = carried
-            state, new = train_step(state, inputs[k], targets[k], starts[k])
-            metrics = jax.tree.map(lambda m, v: m.at[k].set(v.astype(m.dtype)), metrics, new)
-            return state, metrics
-
-        blank = jnp.zeros(starts.shape, jnp.result_type(float))
-        return jax.lax.fori_loop(0, count, body, (state, StepMetrics(blank, blank, blank)))
-
-    return train_steps
 
 
 def stack_batches(data: Data, step: int, count: int, capacity: int) -> tuple[np.ndarray, ...]:

@@ -30,3 +30,13 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory) -> str:
+    """The text of the small runs, as a file."""
+    from small_runs import TEXT
+
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT)
+    return str(path)

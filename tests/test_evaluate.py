@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn import evaluate, training
+from jaxrnn import evaluate, train_step
 from jaxrnn.config import CharConfig, SeriesConfig
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
     ):
         task, data = TASKS[task_name].load(config)
         run = Run.create(task_name, config, data.facts)
-        _, _, state = training.initial_state(task, config)
+        _, _, state = train_step.initial_state(task, config)
         state = state._replace(carry=state.carry + 0.5)
         run.save(state, {"step": 0}, best=True)
         run.save(state._replace(params={k: 2 * v for k, v in state.params.items()}), {"step": 1})
@@ -63,7 +63,7 @@ def as_json(monkeypatch, capsys, *argv: str) -> dict:
 def nats_of(run: Run, text: str, scale: float) -> float:
     """One plain pass in NumPy's softmax over the model's logits."""
     task = TASKS["char"].from_facts(run.config, run.facts)
-    _, skeleton, state = training.initial_state(task, run.config)
+    _, skeleton, state = train_step.initial_state(task, run.config)
     params = {k: scale * v for k, v in state.params.items()}
     ids = task.vocabulary.encode(text)
     logits = np.asarray(skeleton.merge(params)(jnp.asarray(ids[None, :-1]))[0][0], np.float64)
@@ -126,7 +126,7 @@ def test_a_series_is_beside_its_naive_forecast(folder, monkeypatch, capsys):
 def test_the_sine_goes_on_from_the_saved_state(folder, monkeypatch, capsys):
     run = Run.open(folder / "sine")
     task, data = TASKS["series"].load(run.config, run.facts)
-    _, skeleton, state = training.initial_state(task, run.config)
+    _, skeleton, state = train_step.initial_state(task, run.config)
     inputs = jnp.asarray(data.held_out.inputs[None])
     predicted, _ = skeleton.merge(state.params)(inputs, state.carry + 0.5)
     mse = np.mean((np.asarray(predicted)[0] - data.held_out.targets) ** 2)

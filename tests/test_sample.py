@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrnn import cli, sample, training
+from jaxrnn import cli, sample, train_step
 from jaxrnn.config import CharConfig, SeriesConfig
 from jaxrnn.models.char_lm import generate
 from jaxrnn.runs import Run
@@ -19,7 +19,7 @@ def make_run(path: Path, task_name: str, config) -> Run:
     """A run with a checkpoint of its initial parameters, made larger: sampling needs no more."""
     task, data = TASKS[task_name].load(config)
     run = Run.create(task_name, config, data.facts)
-    _, _, state = training.initial_state(task, config)
+    _, _, state = train_step.initial_state(task, config)
     params = {name: 4 * value for name, value in state.params.items()}
     run.save(state._replace(params=params), {"step": 0})
     return run

@@ -14,7 +14,8 @@ from jaxrnn.config import CharConfig, SeriesConfig
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.tasks import TASKS, HeldOut
-from jaxrnn.training import evaluate, initial_state
+from jaxrnn.train_step import initial_state
+from jaxrnn.training import evaluate
 
 TEXT = "the cat sat on the mat; a dog ate the hat. " * 30
 

@@ -12,7 +12,7 @@ import torch
 from flax import nnx
 from tolerances import assert_close
 
-from jaxrnn import training
+from jaxrnn import train_step, training
 from jaxrnn.config import CharConfig, SeriesConfig
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
@@ -95,7 +95,7 @@ def test_every_moment_is_its_parameters_both_ways(rule, dtype):
     model, twin = build(dtype)
     _, params = split(model)
     config = SeriesConfig(**RULES[rule])
-    zero = training.optimizer(config).init(params)
+    zero = train_step.optimizer(config).init(params)
     state = counted(random_like(zero), 7)
     optimizer = make_torch_optimizer(config, twin)
     assert to_torch_optimizer(state, twin, optimizer) is optimizer
@@ -171,7 +171,7 @@ def test_any_chain_around_one_adam_over_any_tree_of_parameters(shape, chain):
 def test_an_optimizer_that_has_not_stepped_is_the_zero_state(rule):
     model, twin = build()
     config = SeriesConfig(**RULES[rule])
-    zero = training.optimizer(config).init(split(model)[1])
+    zero = train_step.optimizer(config).init(split(model)[1])
     like = counted(random_like(zero), 5)
     assert_same_bits(from_torch_optimizer(make_torch_optimizer(config, twin), twin, like), zero)
 
@@ -256,16 +256,16 @@ class Both:
         else:
             self.config = SeriesConfig(**small)
         self.task, self.data = TASKS[task].load(self.config)
-        self.skeleton, _, state = training.initial_state(self.task, self.config)
-        self.rate = training.learning_rate(self.config, STEPS)
-        step = training.make_step(self.task, self.skeleton, self.config, STEPS)
+        self.skeleton, _, state = train_step.initial_state(self.task, self.config)
+        self.rate = train_step.learning_rate(self.config, STEPS)
+        step = train_step.make_step(self.task, self.skeleton, self.config, STEPS)
         batches = training.stack_batches(self.data, 0, 1, 1)
         self.step = step.lower(state, *batches, np.int32(1)).compile(compiler_options=FAST_COMPILE)
         self.start = At(state.params, state.moments, state.carry, [])
 
     def jax(self, at: At, until: int) -> At:
         first = len(at.losses)
-        state = training.TrainState(jnp.int32(first), at.params, at.moments, at.carry)
+        state = train_step.TrainState(jnp.int32(first), at.params, at.moments, at.carry)
         state, losses = jax.tree.map(jnp.array, state), list(at.losses)
         for step in range(first, until):
             batches = training.stack_batches(self.data, step, 1, 1)

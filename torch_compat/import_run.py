@@ -22,7 +22,8 @@ from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
-from jaxrnn.training import Progress, initial_state, load_model
+from jaxrnn.train_step import initial_state
+from jaxrnn.training import Progress, load_model
 from torch_compat import directory as directories
 from torch_compat import files, layout, output
 

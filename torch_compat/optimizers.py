@@ -58,7 +58,7 @@ _WITHOUT_EQUAL = {
 def make_torch_optimizer(
     config: TrainConfig, twin: nn.Module, lr: float | None = None
 ) -> torch.optim.Optimizer:
-    """What ``jaxrnn.training.optimizer(config)`` is in torch, over the twin's parameters.
+    """What ``jaxrnn.train_step.optimizer(config)`` is in torch, over the twin's parameters.
 
     ``lr`` None is the options' own, in float32 as JAX takes it. It stays: set each step's where
     the options have a schedule, ``group["lr"] = float(learning_rate(config, total)(step))``.

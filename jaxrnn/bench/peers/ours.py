@@ -19,7 +19,7 @@ from jaxrnn.layers import LAYERS
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM, generate
 from jaxrnn.models.forecaster import Forecaster
-from jaxrnn.training import (
+from jaxrnn.train_step import (
     TrainState,
     data_mesh,
     make_step,
