@@ -12,6 +12,8 @@ ROWS_PER_SHARD = 8  # at least: below it a matmul of a step is too small for a c
 DISPATCH_FLOPS = 6 * 10**11  # of training steps in one dispatch, at most: 3 s of 2 cores
 DISPATCH_SECONDS = 4.0  # that a dispatch may take: the shortest wait of a signal to stop
 MAX_STEPS_PER_DISPATCH = 100
+PROJECTED_BYTES = 8 * 2**20  # of the input projection that lie ready at once: within L3
+ROWS_PROJECTED = 64  # at least
 MAX_COUNTED = 256  # symbols of which the k likeliest are found by comparing all with all
 
 
@@ -21,6 +23,20 @@ def contiguous_rows(platform: str) -> bool:
     XLA's CPU matmul reaches 188 GFLOP/s so, and 143 of a product over the leading axes.
     """
     return platform == "cpu"
+
+
+def steps_ahead(platform: str, num_steps: int, batch_size: int, row_bytes: int) -> int:
+    """For how many steps at a time the input projection, of so many bytes a row, is computed.
+
+    Where no gradient follows, and it need not be kept: a CPU then finds it in its cache. A part of
+    the steps divides them, and is no smaller than a matmul of ROWS_PROJECTED rows.
+    """
+    if platform != "cpu":
+        return num_steps
+    divisors = (n for n in range(1, num_steps + 1) if num_steps % n == 0)
+    fitting = (n for n in divisors if n * batch_size * row_bytes <= PROJECTED_BYTES)
+    steps = max(fitting, default=1)
+    return steps if steps * batch_size >= ROWS_PROJECTED else num_steps
 
 
 def data_shards(platform: str, num_devices: int, batch_size: int) -> int:

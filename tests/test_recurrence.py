@@ -7,11 +7,6 @@ derivative to the last bits of float64, where a real difference would lose half 
 
 import functools
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import NamedTuple
 
 import hypothesis
 import hypothesis.strategies as st
@@ -20,160 +15,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from recurrence_cases import (
+    EPISODES,
+    LENGTHS,
+    MASKS,
+    RESETS,
+    B,
+    H,
+    T,
+    a_few_kinds_and_directions,
+    assert_same,
+    backends,
+    directions,
+    each_kind_and_direction,
+    everything,
+    fast_backends,
+    kinds,
+    loss_of,
+    make,
+    masks,
+    named,
+    quick_jit,
+    reference_results,
+    results,
+)
 from tolerances import assert_close
 
-from jaxrnn.cells import CELLS, Cell
-from jaxrnn.recurrence import BACKENDS, OneHot, Spec, Weights, choose, run
-
-B, T, I, H, P = 3, 5, 4, 6, 2
-LENGTHS = jnp.array([3, 5, 1])
-EPISODES = np.zeros((T, B), bool)
-EPISODES[2, 0] = EPISODES[1, 1] = EPISODES[3, 1] = True
-EPISODES[0, 1] = True  # at the very first step: the given state is dropped
-EPISODES[[3, 1], [0, 2]] = True  # in the padding of LENGTHS: no influence there
-RESETS = jnp.asarray(EPISODES)
-MASKS = {
-    "none": {},
-    "lengths": {"lengths": LENGTHS},
-    "resets": {"resets": RESETS},
-    "both": {"lengths": LENGTHS, "resets": RESETS},
-}
-KINDS = [*CELLS, "lstm_proj"]
-FAST = [name for name in BACKENDS if name != "reference"]
-
-# Half the time to compile. What is run in narrow types compiles as users do.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-masks = pytest.mark.parametrize("mask", MASKS)
-kinds = pytest.mark.parametrize("kind", KINDS)
-backends = pytest.mark.parametrize("backend", BACKENDS)
-fast_backends = pytest.mark.parametrize("backend", FAST)
-directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-each_kind_and_direction = pytest.mark.parametrize(
-    ("kind", "reverse"),
-    [
-        ("rnn_tanh", True),
-        ("rnn_relu", False),
-        ("lstm", False),
-        ("lstm_proj", True),
-        ("gru", False),
-        ("gru", True),
-    ],
-)
-
-a_few_kinds_and_directions = pytest.mark.parametrize(
-    ("kind", "reverse"), [("rnn_tanh", True), ("lstm_proj", False), ("gru", True)]
-)
-
-
-class Case(NamedTuple):
-    """A cell with arrays to run it on, and the weights of its results in a loss."""
-
-    cell: Cell
-    weights: Weights
-    x: jax.Array
-    state: tuple
-    y_weight: jax.Array
-    state_weights: tuple
-
-    @property
-    def arguments(self):
-        return self.weights, self.x, self.state
-
-
-def make(kind, *, bias=True, dtype="float64", param_dtype=None, num_steps=T):
-    name, proj_size = kind.removesuffix("_proj"), P if kind.endswith("_proj") else 0
-    cell, rng = CELLS[name], np.random.default_rng(0)
-    gate_size, output_size = cell.num_gates * H, proj_size or H
-    wide = jnp.promote_types(dtype, "float32")
-    param_dtype = param_dtype or wide
-
-    def normal(*shape, dtype=param_dtype, scale=1.0):
-        return jnp.asarray(rng.normal(size=shape) * scale, dtype)
-
-    weights = Weights(
-        normal(gate_size, I, scale=0.5),
-        normal(gate_size, output_size, scale=0.5),
-        normal(gate_size) if bias else None,
-        normal(gate_size) if bias else None,
-        normal(proj_size, H, scale=0.5) if proj_size else None,
-    )
-    sizes = (output_size, H)[: cell.num_states]
-    return Case(
-        cell,
-        weights,
-        normal(num_steps, B, I, dtype=dtype),
-        tuple(normal(B, size, dtype=wide) for size in sizes),
-        normal(num_steps, B, output_size, dtype=wide),
-        tuple(normal(B, size, dtype=wide) for size in sizes),
-    )
-
-
-def loss_of(case, **options):
-    """A function of the case's arguments, to which every output and every last state counts."""
-
-    def loss(weights, x, state, **arrays):
-        y, last = run(case.cell, weights, x, state, **options, **arrays)
-        total = jnp.sum(y * case.y_weight)
-        return total + sum(jnp.sum(s * w) for s, w in zip(last, case.state_weights, strict=True))
-
-    return loss
-
-
-def everything(case, runner, jit=quick_jit):
-    """Outputs, last states and every gradient of ``runner(weights, x, state)``, by name."""
-
-    def loss(*arguments):
-        y, last = runner(*arguments)
-        pairs = zip((y, *last), (case.y_weight, *case.state_weights), strict=True)
-        return sum(jnp.sum(v * w) for v, w in pairs), (y, last)
-
-    step = jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-    (_, (y, last)), grads = step(*case.arguments)
-    return named(y, last, grads)
-
-
-def results(case, *, jit=jax.jit, **options):
-    """``everything`` of a plain run."""
-    return everything(case, lambda *arguments: run(case.cell, *arguments, **options), jit)
-
-
-@functools.cache
-def reference_results(kind, reverse, mask, **options):
-    arrays = {"reverse": reverse, "backend": "reference", **MASKS[mask]}
-    return results(make(kind, **options), jit=quick_jit, **arrays)
-
-
-def named(y, last, grads):
-    dweights, dx, dstate = grads
-    found = {"y": y} | {f"last state {k}": s for k, s in enumerate(last)}
-    found |= {f"gradient of {n}": d for n, d in dweights._asdict().items() if d is not None}
-    found |= {"gradient of x": dx}
-    return found | {f"gradient of state {k}": d for k, d in enumerate(dstate)}
-
-
-def assert_same(found, expected, dtype="float64"):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert_close(found[name], value, dtype, name)
-
-
-def spec_of(case, **changes):
-    fields = {
-        "cell": case.cell,
-        "num_steps": case.x.shape[0],
-        "batch_size": B,
-        "input_size": I,
-        "hidden_size": H,
-        "proj_size": 0 if case.weights.weight_hr is None else P,
-        "bias": case.weights.bias_ih is not None,
-        "masked": False,
-        "resets": False,
-        "dtype": case.x.dtype,
-        "platform": "cpu",
-    }
-    return Spec(**fields | changes)
-
+from jaxrnn.recurrence import run
 
 # The NumPy loop.
 
@@ -585,140 +453,3 @@ def test_an_empty_batch_and_a_single_step_run(backend):
     assert [s.shape for s in last] == [(0, H)] * 2
     y, last = run(case.cell, weights, x[:1], state, backend=backend)
     assert_close(y[0], last[0])
-
-
-# The choice of a backend.
-
-LEAKY = Cell("leaky", 1, 1, lambda gates_x, gates_h, state: ((state[0] + gates_x + gates_h) / 2,))
-
-
-def test_an_unknown_backend_is_refused_with_the_known_ones():
-    case = make("lstm")
-    with pytest.raises(ValueError, match=r"backend is 'scam', expected one of .*auto.*scan.*refer"):
-        run(case.cell, *case.arguments, backend="scam")
-
-
-def test_auto_is_the_first_backend_that_can():
-    for kind in KINDS:
-        assert choose(spec_of(make(kind))).name == "scan"
-        for name in FAST:
-            spec = spec_of(make(kind))
-            if BACKENDS[name].supports(spec) is None:
-                assert choose(spec, name) is BACKENDS[name]
-
-
-def test_a_cell_of_ones_own_runs_on_the_reference_alone():
-    case = make("rnn_tanh", bias=False)._replace(cell=LEAKY)
-    assert choose(spec_of(case)).name == "reference"
-    with pytest.raises(ValueError, match=r"'scan' can't run this case.*'leaky'.*backend='auto'"):
-        run(LEAKY, *case.arguments, backend="scan")
-    found, expected = results(case), results(case, backend="reference")
-    assert_same(found, expected)
-    weights, x, (h,) = case.arguments
-    h = (h + x[0] @ weights.weight_ih.T + h @ weights.weight_hh.T) / 2
-    assert_close(found["y"][0], h)
-
-
-def test_a_cell_of_ones_own_is_not_mistaken_for_its_namesake():
-    namesake = Cell("rnn_tanh", 1, 1, LEAKY.equation)
-    case = make("rnn_tanh")._replace(cell=namesake)
-    assert choose(spec_of(case)).name == "reference"
-    assert_same(results(case), results(case._replace(cell=LEAKY)))
-
-
-def test_a_projection_without_an_lstm_runs_on_the_reference():
-    case = make("lstm_proj")
-    spec = spec_of(make("rnn_tanh"), proj_size=P)
-    assert choose(spec).name == "reference"
-    with pytest.raises(ValueError, match=r"'scan' can't run this case.*projection"):
-        choose(spec, "scan")
-    assert choose(spec_of(case), "scan").name == "scan"
-
-
-# Inputs of which one is 1.
-
-
-@backends
-@pytest.mark.parametrize(("kind", "reverse"), [("lstm_proj", False), ("gru", True)])
-@pytest.mark.parametrize("mask", ["none", "both"])
-def test_one_hot_inputs_are_their_dense_rows(backend, kind, reverse, mask):
-    case = make(kind)
-    ids = jnp.asarray(np.random.default_rng(1).integers(0, I, (T, B)))
-    ids = ids.at[0, 0].set(-1).at[1, 1].set(I)  # neither is a place: zeros
-    options = {"backend": backend, "reverse": reverse, **MASKS[mask]}
-    dense = jax.nn.one_hot(ids, I, dtype=jnp.float64)
-    expected = results(case._replace(x=dense), jit=quick_jit, **options)
-    assert not np.allclose(expected["gradient of weight_ih"], 0)
-
-    def loss(weights, state):
-        y, last = run(case.cell, weights, OneHot(ids, I, jnp.dtype("float64")), state, **options)
-        pairs = zip((y, *last), (case.y_weight, *case.state_weights), strict=True)
-        return sum(jnp.sum(v * w) for v, w in pairs), (y, last)
-
-    step = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (_, (y, last)), (dweights, dstate) = step(case.weights, case.state)
-    found = named(y, last, (dweights, expected.pop("gradient of x"), dstate))
-    del found["gradient of x"]
-    assert_same(found, expected)
-
-
-# Sizes at which XLA's CPU code takes its libraries' matmuls, on the flags that users have.
-
-AT_SIZE = """
-import jax, jax.numpy as jnp, numpy as np
-from test_recurrence import *
-from tolerances import assert_close
-
-num_steps, batch, width = 7, 64, 128
-for kind in KINDS:
-    name, proj = kind.removesuffix("_proj"), width // 2 if kind.endswith("_proj") else 0
-    cell, rng = CELLS[name], np.random.default_rng(0)
-    gates, out = cell.num_gates * width, proj or width
-    def normal(*shape, scale=1.0):
-        return jnp.asarray(rng.normal(size=shape) * scale, jnp.float32)
-    weights = Weights(
-        normal(gates, width, scale=0.05), normal(gates, out, scale=0.05), normal(gates),
-        normal(gates), normal(proj, width, scale=0.05) if proj else None,
-    )
-    sizes = (out, width)[: cell.num_states]
-    x, state = normal(num_steps, batch, width), tuple(normal(batch, s) for s in sizes)
-    lengths = jnp.asarray(rng.integers(1, num_steps + 1, batch))
-    y_weight = normal(num_steps, batch, out)
-    def everything(backend, arguments, y_weight):
-        def loss(weights, x, state):
-            y, last = run(cell, weights, x, state, lengths=lengths, backend=backend)
-            return jnp.sum(y * y_weight) / batch, (y, last)
-        (_, outputs), grads = jax.jit(
-            jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-        )(*arguments)
-        return jax.tree.leaves((outputs, grads))
-    wide = jax.tree.map(lambda a: a.astype(jnp.float64), ((weights, x, state), y_weight))
-    expected = everything("reference", *wide)
-    with jax.default_matmul_precision("highest"):
-        found = everything("scan", (weights, x, state), y_weight)
-    for a, b in zip(found, expected, strict=True):
-        assert_close(a, b, "float32", kind)
-print("all the same")
-"""
-
-
-@pytest.mark.parametrize("flags", ["", "--xla_cpu_experimental_ynn_fusion_type="])
-def test_at_the_sizes_of_use_with_and_without_ynnpack(flags):
-    """YNNPACK's products were wrong before (jax-ml/jax#39103): both ways, against float64."""
-    folder = Path(__file__).parent
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": f"{folder.parent}:{folder}"}
-    prepare = "import conftest\n"
-    done = subprocess.run(
-        [sys.executable, "-c", prepare + AT_SIZE], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == "all the same\n", done.stderr[-2000:]
-
-
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_the_program_does_not_grow_with_the_sequence(kind):
-    sizes = []
-    for num_steps in (10, 1000):
-        case = make(kind, num_steps=num_steps)
-        step = jax.jit(jax.grad(loss_of(case, backend="scan"), argnums=(0, 1, 2)))
-        sizes.append(len(step.lower(*case.arguments).as_text().splitlines()))
-    assert sizes[0] == sizes[1]

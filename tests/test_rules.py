@@ -46,6 +46,25 @@ def test_only_a_cpu_transposes_first():
     assert not rules.contiguous_rows("tpu")
 
 
+@pytest.mark.parametrize(
+    ("num_steps", "batch_size", "row_bytes", "expected"),
+    [
+        (100, 128, 8192, 5),  # 8 steps would fit, 5 divide the 100
+        (50, 64, 4096, 25),
+        (20, 64, 4096, 20),  # all fit
+        (97, 64, 4096, 1),  # nothing else divides them, and a step's matmul is large enough
+        (97, 32, 8192, 97),  # nor here, and it is not
+        (4096, 1, 8192, 1024),
+        (100, 0, 8192, 100),
+    ],
+)
+def test_a_cpu_projects_as_many_steps_as_its_cache_holds(
+    num_steps, batch_size, row_bytes, expected
+):
+    assert rules.steps_ahead("cpu", num_steps, batch_size, row_bytes) == expected
+    assert rules.steps_ahead("gpu", num_steps, batch_size, row_bytes) == num_steps
+
+
 def test_the_explanation_says_what_is_chosen():
     text = rules.explain("cpu", num_devices=2, batch_size=64, flops=10**11)
     assert "2 parts of 32 rows" in text

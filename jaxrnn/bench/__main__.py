@@ -129,7 +129,8 @@ def explain(workload: Workload) -> str:
     from jaxrnn.bench.peers.ours import spec
     from jaxrnn.models.char_lm import CHUNK
 
-    said = [f"backend {recurrence.choose(spec(workload)).name}"]
+    case = spec(workload)
+    said = [f"backend {recurrence.choose(case).name}"]
     if workload.is_text:
         said.append("one-hot inputs looked up")
     if workload.mode == "train":
@@ -137,6 +138,10 @@ def explain(workload: Workload) -> str:
         size = sum(math.prod(shape) for shape in shapes(workload).values())
         flops = 6 * size * workload.batch_size * workload.num_steps
         said.append(rules.explain(jax.default_backend(), devices, workload.batch_size, flops))
+    if workload.mode == "forward":
+        row_bytes = 4 * case.cell.num_gates * case.hidden_size
+        steps = rules.steps_ahead(case.platform, case.num_steps, case.batch_size, row_bytes)
+        said.append(f"input projection for {steps} steps at a time")
     if workload.mode == "generate":
         likeliest = "by counting" if rules.count_larger(workload.input_size) else "by a sort"
         said.append(f"up to {CHUNK} symbols a dispatch, the likeliest found {likeliest}")

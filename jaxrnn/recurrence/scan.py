@@ -167,6 +167,24 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, r
     return (states[0], last), (weights, x, state, valid, resets, states, residuals)
 
 
+def _outputs(cell_name: str, reverse: bool, weights: Weights, x, state, valid, resets):
+    """Outputs and last state as of ``_forward``; nothing is kept, the projection neither."""
+    num_steps, batch_size, _ = x.shape
+    row_bytes = len(weights.weight_hh) * state_dtype(x.dtype).itemsize
+    ahead = rules.steps_ahead(jax.default_backend(), num_steps, batch_size, row_bytes)
+
+    def part(state, inputs):
+        (hs, state), _ = _forward(cell_name, reverse, weights, inputs[0], state, *inputs[1:])
+        return state, hs
+
+    if ahead == num_steps:
+        return part(state, (x, valid, resets))[::-1]
+    count = num_steps // ahead
+    inputs = jax.tree.map(lambda a: a.reshape(count, ahead, *a.shape[1:]), (x, valid, resets))
+    state, hs = jax.lax.scan(part, state, inputs, reverse=reverse)
+    return hs.reshape(num_steps, *hs.shape[2:]), state
+
+
 def _backward(cell_name: str, reverse: bool, saved, grads):
     weights, x, state, valid, resets, states, residuals = saved
     dhs, dlast = grads
@@ -243,7 +261,7 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _scan(cell_name, reverse, weights, x, state, valid, resets):
-    return _forward(cell_name, reverse, weights, x, state, valid, resets)[0]
+    return _outputs(cell_name, reverse, weights, x, state, valid, resets)
 
 
 _scan.defvjp(_forward, _backward)
