@@ -275,15 +275,16 @@ def test_dropout_in_chunks_is_on_and_differs_from_chunk_to_chunk():
     assert len(seen) == len(set(seen)) == 3
 
 
-def test_memory_in_chunks_grows_with_the_square_root_of_the_steps(text_file):
+def test_memory_grows_with_rows_and_steps_and_in_chunks_with_their_square_root(text_file):
     """Temporary buffers of a whole training step, as XLA plans them; nothing is run."""
 
-    def temporary(seq_len, remat):
-        config = char_config(text_file, hidden_size=32, seq_len=seq_len, remat=remat, batch_size=2)
+    def temporary(seq_len, remat, rows=2):
+        sizes = {"hidden_size": 32, "seq_len": seq_len, "batch_size": rows}
+        config = char_config(text_file, **sizes, remat=remat)
         task, _ = TASKS["char"].load(dataclasses.replace(config, seq_len=4))
         skeleton, _, state = train_step.initial_state(task, config)
         step = train_step.make_step(task, skeleton, config, 1)
-        ids = jnp.zeros((1, 2, seq_len), jnp.int32)
+        ids = jnp.zeros((1, rows, seq_len), jnp.int32)
         program = step.lower(state, ids, ids, jnp.zeros(1, bool), 1).compile()
         memory = program.memory_analysis()
         assert memory is not None
@@ -292,3 +293,4 @@ def test_memory_in_chunks_grows_with_the_square_root_of_the_steps(text_file):
     plain, chunked = temporary(8192, False), temporary(8192, True)
     assert plain > 8 * chunked
     assert 1.9 < plain / temporary(4096, False) < 2.1
+    assert 1.9 < temporary(4096, False, rows=4) / temporary(4096, False) < 2.1
