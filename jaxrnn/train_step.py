@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
@@ -155,6 +156,14 @@ def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     return loss_in_chunks
 
 
+def by_rows(gradient: Array) -> Array:
+    """The same, laid out as a parameter is: XLA would leave it transposed, for the optimizer to
+    read across its rows. Never within what is differentiated again: eager second derivatives
+    through a layout constraint are wrong (jax 0.10.2).
+    """
+    return with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim))))
+
+
 def make_step(
     task: Task, skeleton: Skeleton, config: TrainConfig, total: int
 ) -> jax.stages.Wrapped:
@@ -181,6 +190,7 @@ def make_step(
         key = jax.random.fold_in(dropout_key, state.step)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, carry), grads = value_and_grad(state.params, (inputs, targets), carry, key)
+        grads = jax.tree.map(by_rows, grads)
         grad_norm = optax.tree.norm(grads)
         if config.clip:  # torch.nn.utils.clip_grad_norm_'s formula
             scale = jnp.minimum(config.clip / (grad_norm + 1e-6), 1)

@@ -346,6 +346,21 @@ def test_second_derivatives_are_the_references(backend, kind, reverse):
         assert_close(value, right)
 
 
+@fast_backends
+@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
+def test_second_derivatives_outside_jit_are_those_within(backend, kind):
+    """Arrays between compiled parts may lie otherwise in memory than within one program."""
+    case = make(kind)
+    grad = jax.grad(loss_of(case, backend=backend, **MASKS["both"]))
+
+    def size(weights):
+        return sum(jnp.sum(g * g) for g in jax.tree.leaves(grad(weights, case.x, case.state)))
+
+    found, expected = jax.grad(size)(case.weights), quick_jit(jax.grad(size))(case.weights)
+    for value, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert_close(value, right)
+
+
 @kinds
 def test_gradients_of_gradients_agree_with_finite_differences(kind):
     case = make(kind, num_steps=2)

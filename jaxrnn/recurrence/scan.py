@@ -20,7 +20,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import rules
@@ -235,9 +234,7 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
             return jax.lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide)
         rows = jax.lax.optimization_barrier(b.transpose(2, 0, 1))
         contract = ((1, 2), (0, 1))
-        out = jax.lax.dot_general(rows, a, (contract, ((), ())), preferred_element_type=wide)
-        # Turned once, here: XLA would leave it turned, and the optimizer read it across the rows.
-        return with_layout_constraint(jax.lax.optimization_barrier(out).T, Layout((0, 1)))
+        return jax.lax.dot_general(rows, a, (contract, ((), ())), preferred_element_type=wide).T
 
     def total(a):
         return a.astype(wide).sum((0, 1))
