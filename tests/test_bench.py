@@ -450,7 +450,7 @@ def known_rows() -> list[dict[str, Any]]:
         row_of("jaxrnn", 12345.6, large),
         row_of(
             *("torch-compile", 98765.4, large),
-            **{"ratio": 1234.5, "ratio_low": 1111.1, "ratio_high": 1357.9, "goal_met": False},
+            **{"ratio": 1234.5, "ratio_low": 1111.1, "ratio_high": 1957.9, "goal_met": False},
         ),
         {"workload": vars(large), "peer": "haste", "skipped": "it is not there"},
         {"workload": vars(large), "peer": "keras", "skipped": "no projection"},
@@ -475,7 +475,7 @@ def test_the_table_has_every_figure_in_80_columns():
         ["jaxrnn", "12,346", "20%", "46%", "1.2"],
         [
             *("torch-compile", "98,765", "20%", "46%", "1.2"),
-            *("1,234", "1,111-1,358", "1.15", "missed"),
+            *("1,234", "1,111-1,958", "1.15", "missed"),
         ],
     ]
     assert lines.count("left out: haste: it is not there") == 1
@@ -504,6 +504,9 @@ def test_the_plot_has_a_dot_for_each_peer(tmp_path, monkeypatch):
         "torch-compile": [1234.5],
     }
     assert [round(float(y[0])) for _, y in dots.values()] == [0, 1]
+    left, right = axes.get_xlim()
+    assert left <= 0.5
+    assert right > 1957.9  # with its quartiles
     report.plot(tmp_path / "none.png", known_rows()[:1], ABOUT)
     assert (tmp_path / "none.png").stat().st_size > 5000
 
@@ -554,6 +557,18 @@ def test_lines_of_json(tmp_path, tiny, capsys):
     assert lines[2]["skipped"] == "haste_pytorch is not installed"
     assert "ms" not in lines[2]
     assert lines[3]["skipped"] == "its cells have no projection"
+
+
+def test_no_figure_without_a_peer(tmp_path, tiny, capsys):
+    path, link = tmp_path / "lines.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(path)
+    argv = ["lesson", "--quick", "--json", str(link)]
+    with pytest.raises(InputError, match="--peers haste: none is installed here"):
+        command.run_command([*argv, "--peers", "haste"])
+    assert "jaxrnn" not in capsys.readouterr().out
+    assert link.is_symlink()  # checked before, and still there
+    assert command.run_command([*argv, "--peers", "haste", "torch"]) == 0
+    assert len(path.read_text().splitlines()) == 3
 
 
 def test_a_peer_that_computes_something_else_ends_the_run(tiny, monkeypatch, capsys):

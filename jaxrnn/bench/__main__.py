@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxrnn import cli
-from jaxrnn.bench.peers import DEFAULT, ONLY_NAMED, PeerName
+from jaxrnn.bench.peers import DEFAULT, ONLY_NAMED, PeerName, installed
 from jaxrnn.bench.workloads import SUITES, Workload, quick, shapes
 from jaxrnn.errors import InputError
 
@@ -97,6 +97,11 @@ def run_command(argv: list[str]) -> int:
     rounds, least_s = (3, 0.05) if options.quick else (9, 0.5)
     workloads = [w for suite in dict.fromkeys(options.suites) for w in SUITES[suite]]
     peers = tuple(dict.fromkeys(options.peers)) or DEFAULT
+    if options.peers and not any(map(installed, peers)):
+        raise InputError(
+            f"--peers {' '.join(peers)}: none is installed here, and no figure is shown without "
+            "its peer; install one, or leave --peers out"
+        )
     rows = []
     report.header(console)
     with jax.default_matmul_precision("highest"):  # float32 on every side
@@ -150,7 +155,7 @@ def explain(workload: Workload) -> str:
 
 def _check_writable(flag: str, path: Path) -> None:
     """Now rather than after minutes of timing."""
-    existed = path.exists()
+    existed = os.path.lexists(path)  # a link to what does not exist yet stays a link
     try:
         with path.open("ab"):
             pass

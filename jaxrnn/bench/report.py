@@ -176,8 +176,8 @@ def plot(path: Path, rows: Rows, about: dict[str, Any]) -> None:
     title = f"{about['device']}, {about['threads']} threads, jax {about['versions']['jax']}"
     axes.set_title(title + (f"\n{NOT_TO_QUOTE}" if about["quick"] else ""), parse_math=False)
     axes.set_xscale("log")
-    ratios = [row["ratio"] for row in compared] or [1.0]
-    axes.set_xlim(min(0.5, 0.8 * min(ratios)), max(2.0, 1.25 * max(ratios)))
+    ends = [row[end] for row in compared for end in ("ratio_low", "ratio_high")] or [1.0]
+    axes.set_xlim(min(0.5, 0.8 * min(ends)), max(2.0, 1.25 * max(ends)))
     ticks = [s * 10.0**e for e in range(-3, 5) for s in (1, 2, 5)]
     low, high = axes.get_xlim()
     shown = [tick for tick in ticks if low <= tick <= high]

@@ -76,10 +76,15 @@ ONLY_NAMED = {
 DEFAULT: tuple[str, ...] = tuple(name for name in get_args(PeerName) if name not in ONLY_NAMED)
 
 
+def installed(name: str) -> bool:
+    """Whether the package that a peer needs is there."""
+    return importlib.util.find_spec(PEERS[name].package) is not None
+
+
 def start(name: str, workload: Workload) -> Session:
     """The session of a peer; raises UnsupportedError."""
     peer = PEERS[name]
-    if importlib.util.find_spec(peer.package) is None:
+    if not installed(name):
         raise UnsupportedError(f"{peer.package} is not installed")
     module = importlib.import_module(f"{__name__}.{peer.module}")
     return getattr(module, peer.function)(workload)
