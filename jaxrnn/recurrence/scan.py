@@ -234,7 +234,9 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
             return jax.lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide)
         rows = jax.lax.optimization_barrier(b.transpose(2, 0, 1))
         contract = ((1, 2), (0, 1))
-        return jax.lax.dot_general(rows, a, (contract, ((), ())), preferred_element_type=wide).T
+        out = jax.lax.dot_general(rows, a, (contract, ((), ())), preferred_element_type=wide)
+        # Turned apart from the product, which XLA would turn and then can't compute in bfloat16.
+        return jax.lax.optimization_barrier(out).T
 
     def total(a):
         return a.astype(wide).sum((0, 1))
