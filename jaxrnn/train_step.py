@@ -156,10 +156,11 @@ def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     return loss_in_chunks
 
 
-def by_rows(gradient: Array) -> Array:
-    """The same, laid out as a parameter is: XLA would leave it transposed, for the optimizer to
-    read across its rows. Never within what is differentiated again: eager second derivatives
-    through a layout constraint are wrong (jax 0.10.2).
+def by_rows(gradient: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same array, its last axis contiguous in memory, as its parameter's is; inside jit.
+
+    XLA would leave it transposed, and the optimizer read it across its rows. Never inside what is
+    differentiated again: second derivatives outside jit come out wrong there (jax 0.10.2).
     """
     return with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim))))
 
@@ -190,7 +191,8 @@ def make_step(
         key = jax.random.fold_in(dropout_key, state.step)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, carry), grads = value_and_grad(state.params, (inputs, targets), carry, key)
-        grads = jax.tree.map(by_rows, grads)
+        if rules.contiguous_rows(jax.default_backend()):
+            grads = jax.tree.map(by_rows, grads)
         grad_norm = optax.tree.norm(grads)
         if config.clip:  # torch.nn.utils.clip_grad_norm_'s formula
             scale = jnp.minimum(config.clip / (grad_norm + 1e-6), 1)
