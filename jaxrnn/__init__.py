@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jaxrnn.version import __version__
 
 if TYPE_CHECKING:
-    from jaxrnn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from jaxrnn.cell_modules import GRUCell, LSTMCell, RNNCell
+    from jaxrnn.layers import GRU, LSTM, RNN
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "__version__"]
 
@@ -23,7 +24,8 @@ __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "__version__"
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("jaxrnn.layers"), name)
+    module = "jaxrnn.cell_modules" if name.endswith("Cell") else "jaxrnn.layers"
+    return getattr(importlib.import_module(module), name)
 
 
 def __dir__() -> list[str]:

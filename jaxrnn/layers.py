@@ -1,7 +1,7 @@
 """Recurrent layers with torch.nn's constructors, shapes and numbers, as flax nnx modules.
 
 ``RNN``, ``LSTM`` and ``GRU`` run whole sequences: stacked layers, both directions, projections,
-dropout between layers, variable lengths. ``RNNCell``, ``LSTMCell`` and ``GRUCell`` run one step.
+dropout between layers, variable lengths. Single steps are in ``jaxrnn.cell_modules``.
 Parameters carry torch's names and shapes (``weight_ih_l0 (G*H, I)``, ...), so that conversion
 renames and never computes. Usage::
 
@@ -39,12 +39,9 @@ from jaxrnn.arguments import (
     check_state,
 )
 from jaxrnn.cells import CELLS, Cell
+from jaxrnn.dense import uniform
 from jaxrnn.dropout import Dropout
 from jaxrnn.recurrence import OneHot, Weights, state_dtype
-
-
-def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float, dtype: DTypeLike) -> nnx.Param:
-    return nnx.Param(jax.random.uniform(rngs.params(), shape, dtype, -bound, bound))
 
 
 class _Recurrent(nnx.Module):
@@ -110,7 +107,7 @@ class _Recurrent(nnx.Module):
             for suffix in self._suffixes(layer):
                 for name, shape in shapes.items():
                     if shape is not None:
-                        param = _uniform(rngs, shape, bound, self.param_dtype)
+                        param = uniform(rngs, shape, bound, self.param_dtype)
                         setattr(self, f"{name}_{suffix}", param)
         self.dropout_layer = Dropout(self.dropout, rngs=rngs) if has_masks else None
 
@@ -410,175 +407,6 @@ class GRU(_Recurrent):
 def _no_projection(owner: str, proj_size: Any) -> None:
     if proj_size != 0:
         raise ValueError(f"{owner}: proj_size is {proj_size!r}, expected 0: only LSTM projects")
-
-
-class _Cell(nnx.Module):
-    """One step, shared by RNNCell, LSTMCell and GRUCell."""
-
-    def __init__(
-        self,
-        cell: Cell,
-        input_size: int,
-        hidden_size: int,
-        bias: bool,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        backend: str,
-    ):
-        self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        self.bias = check_bool("bias", bias)
-        self.dtype = None if dtype is None else check_dtype("dtype", dtype)
-        self.param_dtype = check_dtype("param_dtype", param_dtype)
-        self.backend = check_backend(backend)
-        self.cell = cell
-        check_rngs(rngs, "params")
-        gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
-        self.weight_ih = _uniform(rngs, (gate_size, self.input_size), bound, self.param_dtype)
-        self.weight_hh = _uniform(rngs, (gate_size, self.hidden_size), bound, self.param_dtype)
-        self.bias_ih = _uniform(rngs, (gate_size,), bound, self.param_dtype) if bias else None
-        self.bias_hh = _uniform(rngs, (gate_size,), bound, self.param_dtype) if bias else None
-
-    def __call__(self, x: ArrayLike, state: Any = None) -> Any:
-        """One step: x (B, I) or (I,), state h (B, H) or (H,), ``(h, c)`` for an LSTMCell.
-
-        Returns the next state, float32 at least; zeros stand for a state that is None.
-        """
-        owner = type(self).__name__
-        x = check_input(owner, x, (1, 2), self.input_size, self.dtype, self.param_dtype)
-        batched, num_states = x.ndim == 2, self.cell.num_states
-        shape = (*x.shape[:-1], self.hidden_size)
-        if state is None:
-            members = [jnp.zeros(shape, state_dtype(x.dtype))] * num_states
-        else:
-            names = "(h, c)" if num_states > 1 else "h"
-            members = check_state(owner, names, state, [shape] * num_states)
-        if not batched:
-            x, members = x[None], [m[None] for m in members]
-        weights = Weights(
-            self.weight_ih[...],
-            self.weight_hh[...],
-            None if self.bias_ih is None else self.bias_ih[...],
-            None if self.bias_hh is None else self.bias_hh[...],
-        )
-        _, new = recurrence.run(self.cell, weights, x[None], tuple(members), backend=self.backend)
-        if not batched:
-            new = tuple(m[0] for m in new)
-        return new if num_states > 1 else new[0]
-
-
-class RNNCell(_Cell):
-    """One step of ``RNN``, as ``torch.nn.RNNCell``."""
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        backend: str = "auto",
-    ):
-        self.nonlinearity = check_nonlinearity(nonlinearity)
-        cell = CELLS[f"rnn_{nonlinearity}"]
-        super().__init__(cell, input_size, hidden_size, bias, rngs, dtype, param_dtype, backend)
-
-
-class LSTMCell(_Cell):
-    """One step of ``LSTM``, as ``torch.nn.LSTMCell``; returns ``(h, c)``."""
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        backend: str = "auto",
-    ):
-        cell = CELLS["lstm"]
-        super().__init__(cell, input_size, hidden_size, bias, rngs, dtype, param_dtype, backend)
-
-
-class GRUCell(_Cell):
-    """One step of ``GRU``, as ``torch.nn.GRUCell``."""
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        backend: str = "auto",
-    ):
-        cell = CELLS["gru"]
-        super().__init__(cell, input_size, hidden_size, bias, rngs, dtype, param_dtype, backend)
-
-
-class Linear(nnx.Module):
-    """``y = W x + b`` with ``weight (out, in)`` and ``bias (out,)``, as ``torch.nn.Linear``.
-
-    ``nnx.Linear`` stores the transposed kernel, which a conversion would have to compute with.
-    Both parameters start as U(-1/sqrt(in), 1/sqrt(in)).
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        bound = check_size("in_features", in_features) ** -0.5
-        shape = (check_size("out_features", out_features), in_features)
-        self.dtype = None if dtype is None else check_dtype("dtype", dtype)
-        self.param_dtype = check_dtype("param_dtype", param_dtype)
-        self.weight = _uniform(rngs, shape, bound, self.param_dtype)
-        has_bias = check_bool("bias", bias)
-        self.bias = _uniform(rngs, shape[:1], bound, self.param_dtype) if has_bias else None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x (..., in) -> (..., out), accumulated and returned in float32 at least."""
-        dtype = self.dtype or self.param_dtype
-        y = recurrence.matmul_nt(x.astype(dtype), self.weight[...].astype(dtype))
-        if self.bias is None:
-            return y
-        return y + jnp.broadcast_to(self.bias[...].astype(y.dtype), y.shape)
-
-
-class Embedding(nnx.Module):
-    """A row of ``weight (num_embeddings, dim)`` for each id, as ``torch.nn.Embedding``: N(0, 1)."""
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        *,
-        rngs: nnx.Rngs,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        shape = (
-            check_size("num_embeddings", num_embeddings),
-            check_size("embedding_dim", embedding_dim),
-        )
-        dtype = check_dtype("param_dtype", param_dtype)
-        self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, dtype))
-
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        """ids (...) -> (..., embedding_dim)."""
-        return self.weight[...][ids]
 
 
 LAYERS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}

@@ -40,3 +40,21 @@ def text_file(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(TEXT)
     return str(path)
+
+
+@pytest.fixture
+def as_users_have_it():
+    """JAX's own defaults, which other libraries are written for."""
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def known_ceilings(monkeypatch):
+    """The benchmark's ceilings, not measured."""
+    from bench_cases import LIMITS
+
+    from jaxrnn.bench import ceilings
+
+    monkeypatch.setattr(ceilings, "floor_s", lambda workload: 0.25)
+    monkeypatch.setattr(ceilings, "describe", lambda workload: LIMITS)

@@ -10,8 +10,8 @@ from tolerances import assert_close
 from twins import LAYER_CASES, bits, build_layer, example, outputs
 
 import torch_compat
+from jaxrnn.dense import Linear
 from jaxrnn.errors import InputError
-from jaxrnn.layers import Linear
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM
 from torch_compat import convert

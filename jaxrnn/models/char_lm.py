@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import rules
-from jaxrnn.layers import Embedding
+from jaxrnn.dense import Embedding
 from jaxrnn.models import Params, Skeleton, split
 from jaxrnn.models.recurrent_decoder import RecurrentDecoder
 

@@ -8,8 +8,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.dense import Linear
 from jaxrnn.dropout import Dropout
-from jaxrnn.layers import LAYERS, Linear
+from jaxrnn.layers import LAYERS
 
 
 class RecurrentDecoder(nnx.Module):

@@ -1,0 +1,237 @@
+"""What the benchmark shows and writes, and its command line."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import jax
+import pytest
+import torch
+from bench_cases import LIMITS, LSTM, ROWS
+from rich.console import Console
+
+from jaxrnn.bench import __main__ as command
+from jaxrnn.bench import report, results
+from jaxrnn.bench.peers import ONLY_NAMED, PEERS, torch_nn
+from jaxrnn.bench.workloads import Workload, parameters
+from jaxrnn.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
+
+# --- what is shown
+
+ABOUT: dict[str, Any] = {
+    "device": "A Device",
+    "threads": 2,
+    "load": 0.5,
+    "precision": "float32",
+    "versions": {"jax": "1.2", "torch": "3.4", "jaxrnn": "0.1"},
+    "date": "2025-01-02T03:04:05Z",
+    "quick": False,
+}
+
+
+def row_of(peer: str, ms: float, workload: Workload = LSTM, **more) -> dict[str, Any]:
+    row = {"ms": ms, "ms_low": 0.9 * ms, "ms_high": 1.1 * ms, "share": 0.456, "compile_s": 1.25}
+    about = {**vars(workload), "flops": workload.flops}
+    return {"workload": about, "peer": peer, **row, "ceilings": LIMITS, **more}
+
+
+def known_rows() -> list[dict[str, Any]]:
+    large = replace(LSTM, name="lstm-projection", proj_size=128, hidden_size=256, goal=1.15)
+    return [
+        row_of("jaxrnn", 0.0123),
+        row_of("torch", 0.0246, ratio=2.0, ratio_low=1.91, ratio_high=2.12),
+        {"workload": vars(LSTM), "peer": "haste", "skipped": "it is not there"},
+        row_of("jaxrnn", 12345.6, large),
+        row_of(
+            *("torch-compile", 98765.4, large),
+            **{"ratio": 1234.5, "ratio_low": 1111.1, "ratio_high": 1957.9, "goal_met": False},
+        ),
+        {"workload": vars(large), "peer": "haste", "skipped": "it is not there"},
+        {"workload": vars(large), "peer": "keras", "skipped": "no projection"},
+    ]
+
+
+def test_the_table_has_every_figure_in_80_columns():
+    out, rows = io.StringIO(), known_rows()
+    console = Console(file=out, width=80, highlight=False, soft_wrap=True)
+    report.header(console)
+    report.block(console, rows[:3])
+    report.block(console, rows[3:])
+    report.footer(console, rows, ABOUT)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert [line.split() for line in lines[:7]] == [
+        ["ms/step", "spread", "floor", "compile", "s", "ratio", "quartiles", "goal"],
+        ["tiny:", "lstm", "forward", "T5", "B3", "I4", "H6", "L1"],
+        ["jaxrnn", "0.0123", "20%", "46%", "1.2"],
+        ["torch", "0.0246", "20%", "46%", "1.2", "2", "1.91-2.12"],
+        ["lstm-projection:", "lstm", "forward", "T5", "B3", "I4", "H256->128", "L1"],
+        ["jaxrnn", "12,346", "20%", "46%", "1.2"],
+        [
+            *("torch-compile", "98,765", "20%", "46%", "1.2"),
+            *("1,234", "1,111-1,958", "1.15", "missed"),
+        ],
+    ]
+    assert lines.count("left out: haste: it is not there") == 1
+    assert "left out: keras of lstm-projection: no projection" in lines
+    assert "A Device, 2 threads" in lines
+    assert "jaxrnn 0.1, jax 1.2, torch 3.4, 2025-01-02T03:04:05Z; float32" in lines
+    assert "ceilings: matmul 100-100 GFLOP/s by shape, reading weights 20-20 GB/s," in lines
+    assert not any("quoted" in line for line in lines)
+    assert report.is_busy({**ABOUT, "load": 1.5})
+    report.footer(console, rows, {**ABOUT, "quick": True})
+    assert out.getvalue().splitlines()[-1].endswith("not to be quoted")
+
+
+def test_the_plot_has_a_dot_for_each_peer(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(report, "FigureCanvasAgg", seen.append)
+    report.plot(tmp_path / "a.png", known_rows(), {**ABOUT, "quick": True})
+    (axes,) = seen[0].axes
+    assert axes.get_xscale() == "log"
+    assert axes.get_title().startswith("A Device, 2 threads, jax 1.2\n")
+    assert axes.get_title().endswith("not to be quoted")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["tiny", "lstm-projection"]
+    dots = {c.get_label(): c.lines[0].get_data() for c in axes.containers}
+    assert {name: list(x) for name, (x, _) in dots.items()} == {
+        "torch": [2.0],
+        "torch-compile": [1234.5],
+    }
+    assert [round(float(y[0])) for _, y in dots.values()] == [0, 1]
+    left, right = axes.get_xlim()
+    assert left <= 0.5
+    assert right > 1957.9  # with its quartiles
+    report.plot(tmp_path / "none.png", known_rows()[:1], ABOUT)
+    assert (tmp_path / "none.png").stat().st_size > 5000
+
+
+# --- the command line
+
+
+@pytest.fixture
+def tiny(monkeypatch, known_ceilings):
+    """Suites of one tiny row, shown 80 columns wide."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    row = replace(ROWS["projection"], num_steps=50, goal=1.5)
+    monkeypatch.setattr(command, "SUITES", {"lesson": (row,), "infer": ()})
+
+
+def test_lines_of_json(tmp_path, tiny, capsys):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"older": 1}\n')
+    argv = ["lesson", "infer", "lesson", "--peers", "torch", "haste", "flax", "--quick"]
+    picture = tmp_path / "ratios.svg"
+    assert command.run_command([*argv, "--json", str(path), "--plot", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "not to be quoted" in out
+    assert "left out: haste: haste_pytorch is not installed" in out
+    assert "left out: flax: its cells have no projection" in out
+    assert picture.read_text().startswith("<?xml")
+    older, *lines = (
+        json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()
+    )
+    assert older == {"older": 1}
+    assert [line["peer"] for line in lines] == ["jaxrnn", "torch", "haste", "flax"]
+    for line in lines:
+        assert line["quick"] is True
+        assert line["platform"] == "cpu"
+        assert line["device"]
+        assert line["threads"] == len(os.sched_getaffinity(0))
+        assert line["versions"]["torch"] == torch.__version__
+        assert line["versions"]["jax"] == jax.__version__
+        assert line["date"][:2] == "20"
+        assert line["flags"]["peers"] == ["torch", "haste", "flax"]
+        assert "float32" in line["precision"]
+    assert lines[0]["workload"]["num_steps"] == 5
+    assert lines[0]["ceilings"] == LIMITS
+    assert lines[1]["peak_memory_mib"] is None
+    assert lines[0]["peak_memory_mib"] > 0
+    assert lines[1]["share"] == pytest.approx(250 / lines[1]["ms"])
+    assert lines[2]["skipped"] == "haste_pytorch is not installed"
+    assert "ms" not in lines[2]
+    assert lines[3]["skipped"] == "its cells have no projection"
+
+
+def test_no_figure_without_a_peer(tmp_path, tiny, capsys):
+    path, link = tmp_path / "lines.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(path)
+    argv = ["lesson", "--quick", "--json", str(link)]
+    with pytest.raises(InputError, match="--peers haste: none is installed here"):
+        command.run_command([*argv, "--peers", "haste"])
+    assert "jaxrnn" not in capsys.readouterr().out
+    assert link.is_symlink()  # checked before, and still there
+    assert command.run_command([*argv, "--peers", "haste", "torch"]) == 0
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_peer_that_computes_something_else_ends_the_run(tiny, monkeypatch, capsys):
+    def other(workload):
+        return {name: 1.5 * array for name, array in parameters(workload).items()}
+
+    monkeypatch.setattr(torch_nn, "parameters", other)
+    assert command.run_command(["lesson", "--peers", "torch"]) == 1
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert err.startswith("error: torch on tiny: the ")
+    assert "of its largest value" in err
+    assert "torch " not in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["nosuch"], "nosuch"),
+        (["lesson", "--peers", "nosuch"], "nosuch"),
+        (["--json", "{folder}/missing/a.jsonl"], "can't write --json"),
+        (["--json", "{folder}"], "can't write --json"),
+        (["--plot", "{folder}/missing/a.png"], "can't write --plot"),
+        (["--plot", "{folder}/a.xyz"], "expected a name in .png, .svg, .pdf"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_timed(argv, said, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(results, "run_workload", lambda *_: pytest.fail("timed"))
+    with pytest.raises(InputError) as error:
+        command.run_command([word.format(folder=tmp_path) for word in argv])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_takes_part_by_default(tiny, monkeypatch, capsys):
+    asked = []
+
+    def run(workload, peers, rounds, least_s):
+        asked.append(peers)
+        return [row_of("jaxrnn", 1.0)]
+
+    monkeypatch.setattr(results, "run_workload", run)
+    assert command.run_command(["lesson"]) == 0
+    assert asked == [tuple(name for name in PEERS if name not in {"jaxrnn", *ONLY_NAMED})]
+    assert "left out: torch-compile: only where --peers names it" in capsys.readouterr().out
+
+
+def test_help_needs_none_of_the_libraries():
+    code = (
+        "import sys\n"
+        "from jaxrnn.bench.__main__ import main\n"
+        "sys.argv = ['bench', *sys.argv[1:]]\n"
+        "try:\n"
+        "    code = main()\n"
+        "except SystemExit as end:\n"
+        "    code = end.code\n"
+        "print(sorted({'torch', 'keras', 'flax', 'jax'} & set(sys.modules)), code)\n"
+    )
+    for argument, ends in (("--help", "[] 0"), ("nosuch", "[] 2")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, argument], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == ends
+        assert ("--peers" in done.stdout) == (argument == "--help")
+        assert done.stderr.count("\n") == (argument == "nosuch")

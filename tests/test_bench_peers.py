@@ -1,0 +1,235 @@
+"""Each library's adapter computes what ours does, or says what it can't."""
+
+import sys
+import types
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from bench_cases import LSTM, ROWS
+
+from jaxrnn.bench import results
+from jaxrnn.bench.peers import Session, UnsupportedError, gpu_kernels, jax_cudnn, start, torch_nn
+from jaxrnn.bench.workloads import Workload, data, parameters
+
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
+
+CAN = {
+    "torch": set(ROWS),
+    "flax": set(ROWS) - {"projection"},
+    "keras": set(ROWS) - {"projection"},
+    "equinox": {"lstm", "gru", "lengths"},
+}
+
+
+@pytest.fixture(scope="module")
+def our_checks() -> dict[str, Session]:
+    return {}
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries, about themselves
+@pytest.mark.parametrize(
+    ("peer", "row"), [(peer, row) for peer, rows in CAN.items() for row in ROWS if row in rows]
+)
+def test_a_peer_computes_what_we_do(peer, row, our_checks):
+    if row not in our_checks:
+        ours = start("jaxrnn", ROWS[row])
+        y, grads = ours.check()  # type: ignore[misc]
+        assert max(np.abs(grad).max() for grad in grads.values()) > 1e-3
+        our_checks[row] = replace(ours, check=lambda: (y, grads))
+    theirs = start(peer, ROWS[row])
+    found = results.difference(our_checks[row], theirs)
+    assert found is not None
+    assert found.size < 1e-5
+    if theirs.check is not None and peer != "torch":
+        y = np.asarray(theirs.call())  # what is timed is what was compared
+        np.testing.assert_allclose(y, theirs.check()[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("peer", ["flax", "keras", "equinox"])
+def test_what_a_peer_lacks_is_said(peer):
+    with pytest.raises(UnsupportedError, match="no projection"):
+        start(peer, ROWS["projection"])
+    with pytest.raises(UnsupportedError, match="no sampling"):
+        start(peer, replace(LSTM, mode="generate"))
+
+
+def test_a_step_that_is_timed_trains():
+    row = Workload("tiny", "rnn", 5, 3, 7, 6, 2, output_size=7, is_text=True, lr=0.01)
+    _, targets = data(row)
+    for name in ("torch", "flax"):
+        session = start(name, row)
+        assert session.check is not None
+        y = np.asarray(session.check()[0], np.float64)
+        log_p = y - np.log(np.exp(y).sum(-1, keepdims=True))
+        expected = -np.take_along_axis(log_p, targets[0][..., None], -1).mean()
+        found = [session.call() for _ in range(20)]
+        assert found[0] == pytest.approx(expected, rel=1e-5)
+        assert found[-1] < found[0] - 0.05
+        assert (session.compile_s > 0) == (name == "flax")
+        assert (session.peak_memory_mib() or 0) > 0 or name == "torch"
+
+
+def test_dropout_takes_part_in_training_and_not_in_the_check():
+    row = Workload("tiny", "rnn", 5, 3, 4, 6, 2, output_size=2, dropout=0.9)
+    plain = start("torch", replace(row, dropout=0.0))
+    assert plain.check is not None
+    expected, _ = plain.check()
+    loss = plain.call()
+    for name in ("torch", "flax"):
+        session = start(name, row)
+        assert session.check is not None
+        for _ in range(2):
+            np.testing.assert_allclose(session.check()[0], expected, rtol=1e-5, atol=1e-6)
+        assert abs(session.call() - loss) > 1e-4
+
+
+def test_text_is_written_in_as_many_steps_as_are_counted():
+    row = Workload("tiny", "lstm", 150, 1, 7, 6, output_size=7, is_text=True, mode="generate")
+    theirs = start("torch", row)
+    assert (theirs.steps_per_call, len(theirs.call())) == (100, 100)
+    ours = start("jaxrnn", row)
+    assert (ours.steps_per_call, sum(map(len, ours.call()))) == (150, 150)
+    assert ours.compile_s > 0
+
+
+# --- peers that can't be run here
+
+
+def test_cudnn_has_its_weights_in_torch_order():
+    row = replace(LSTM, num_layers=2)
+    flat = jax_cudnn.flat(row)
+    w_ih, w_hh, b_ih, b_hh = jax_cudnn.rnn.unpack_lstm_weights(
+        jax.numpy.asarray(flat), 4, 6, 2, False
+    )
+    named = parameters(row)
+    for k in range(2):
+        for part, name in ((w_ih, "weight_ih"), (w_hh, "weight_hh"), (b_ih, "bias_ih")):
+            np.testing.assert_array_equal(part[k], named[f"rnn.{name}_l{k}"])
+        np.testing.assert_array_equal(b_hh[k], 0)
+    back = jax_cudnn.unflat(row, flat)
+    assert set(back) == set(named)
+    assert all(np.array_equal(back[name], named[name]) for name in named)
+
+
+@pytest.mark.parametrize("name", ["jax-rnn", "flashrnn", "haste"])
+def test_a_peer_that_is_for_gpus_says_so(name):
+    if name != "jax-rnn":
+        with pytest.raises(UnsupportedError, match="is not installed"):
+            start(name, LSTM)
+        with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
+            getattr(gpu_kernels, name)(LSTM)
+        return
+    with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
+        start(name, LSTM)
+    with pytest.raises(UnsupportedError, match="the LSTM alone"):
+        start(name, ROWS["gru"])
+
+
+def flashrnn_as_documented(wx, r, b, *, function, backend, dtype):
+    """NX-AI/flashrnn's equations: Wx (B, T, G, N, D), R (G, N, D, P), b (G, N, D)."""
+    assert (backend, dtype, wx.dtype) == ("cuda", "float32", torch.float32)
+    h = c = torch.zeros(len(wx), *wx.shape[3:])
+    states = []
+    for t in range(wx.shape[1]):
+        x, y = wx[:, t], torch.einsum("gndp,bnp->bgnd", r, h)
+        if function == "gru":
+            g = y[:, 0] + b[0]
+            reset = torch.sigmoid(x[:, 0] + y[:, 1] + b[1])
+            z = torch.sigmoid(x[:, 1] + y[:, 2] + b[2])
+            h = z * h + (1 - z) * torch.tanh(x[:, 2] + b[3] + reset * g)
+        elif function == "lstm":
+            i, f, g, o = (x + y + b).unbind(1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        else:
+            h = torch.tanh(x + y + b)[:, 0]
+        states.append(torch.stack([h, c]))
+    return torch.stack(states, 2), states[-1]
+
+
+class HasteAsDocumented(torch.nn.Module):
+    """lmnt-com/haste's layers: kernels (I, G*H), gates i, g, f, o."""
+
+    gates = 4
+    kernel: Any
+    recurrent_kernel: Any
+    bias: Any
+    recurrent_bias: Any
+
+    def __init__(self, input_size, hidden_size, batch_first):
+        super().__init__()
+        assert batch_first
+        width = self.gates * hidden_size
+        for name, rows in (("kernel", input_size), ("recurrent_kernel", hidden_size)):
+            setattr(self, name, torch.nn.Parameter(torch.randn(rows, width)))
+        for name in ("bias", "recurrent_bias")[: 2 if self.gates == 3 else 1]:
+            setattr(self, name, torch.nn.Parameter(torch.randn(width)))
+
+    def start(self, x):
+        return torch.zeros(len(x), self.recurrent_kernel.shape[0])
+
+    def forward(self, x) -> Any:
+        h = c = self.start(x)
+        outputs = []
+        for t in range(x.shape[1]):
+            gates = x[:, t] @ self.kernel + h @ self.recurrent_kernel + self.bias
+            i, g, f, o = gates.chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        return torch.stack(outputs, 1), (h, c)
+
+
+class HasteGRUAsDocumented(HasteAsDocumented):
+    """Gates z, r, h; the reset gate after the product."""
+
+    gates = 3
+
+    def forward(self, x):
+        h = self.start(x)
+        outputs = []
+        for t in range(x.shape[1]):
+            xz, xr, xg = (x[:, t] @ self.kernel + self.bias).chunk(3, 1)
+            hz, hr, hg = (h @ self.recurrent_kernel + self.recurrent_bias).chunk(3, 1)
+            z, r = (xz + hz).sigmoid(), (xr + hr).sigmoid()
+            h = z * h + (1 - z) * torch.tanh(xg + r * hg)
+            outputs.append(h)
+        return torch.stack(outputs, 1), h
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("name", ["flashrnn", "haste"])
+def test_gpu_adapters_agree_with_the_documented_equations(name, cell, monkeypatch):
+    row = replace(LSTM, cell=cell, num_layers=2)
+    if (name, cell) == ("haste", "rnn"):
+        with pytest.raises(UnsupportedError, match="no rnn cell"):
+            gpu_kernels.haste(row)
+        return
+    fakes = types.SimpleNamespace(
+        flashrnn=flashrnn_as_documented, LSTM=HasteAsDocumented, GRU=HasteGRUAsDocumented
+    )
+    for package in ("flashrnn", "haste_pytorch"):
+        monkeypatch.setitem(sys.modules, package, fakes)
+    monkeypatch.setattr(gpu_kernels, "_cuda", lambda *_: torch.device("cpu"))
+    found = results.difference(start("torch", row), getattr(gpu_kernels, name)(row))
+    assert found is not None
+    assert found.size < 1e-5
+
+
+def test_what_torch_compile_can_not_do_is_said_in_its_words(monkeypatch):
+    def broken(net, fullgraph):
+        assert fullgraph
+
+        def run(x, state):
+            raise RuntimeError("no compiler is found\nand so on")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(UnsupportedError) as error:
+        torch_nn.compiled(LSTM)
+    assert str(error.value) == "torch.compile raises RuntimeError: no compiler is found"
