@@ -74,7 +74,7 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
 
     started = time.perf_counter()
     compiled = (
-        make_step(task, skeleton, config, total).lower(state, *batches, np.int32(1)).compile()
+        make_step(task.loss, skeleton, config, total).lower(state, *batches, np.int32(1)).compile()
     )
     compile_s = time.perf_counter() - started
     memory = compiled.memory_analysis()

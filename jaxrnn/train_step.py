@@ -4,7 +4,8 @@ A step is a pure function of the state and its batches: random keys by ``fold_in
 learning rate by the step. Usage::
 
     skeleton, _, state = initial_state(task, config)
-    state, metrics = make_step(task, skeleton, config, total)(state, inputs, targets, starts, count)
+    step = make_step(task.loss, skeleton, config, total)
+    state, metrics = step(state, inputs, targets, starts, count)
 """
 
 from __future__ import annotations
@@ -166,10 +167,11 @@ def by_rows(gradient: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def make_step(
-    task: Task, skeleton: Skeleton, config: TrainConfig, total: int
+    loss_fn: Callable[..., Any], skeleton: Skeleton, config: TrainConfig, total: int
 ) -> jax.stages.Wrapped:
     """``train_steps(state, inputs, targets, starts, count) -> (state, StepMetrics)``, jitted.
 
+    ``loss_fn(model, inputs, targets, state, rngs)`` gives the loss and the carried state.
     Arguments carry K batches; the first ``count`` of them are trained on. One compiled loop serves
     every count, so that the same steps give the same bits however they are grouped. The state is
     donated. Each device of the mesh has its rows of every batch; gradients are averaged over all.
@@ -181,7 +183,7 @@ def make_step(
     def loss_of(params, batch, carry, key):
         inputs, targets = batch
         rngs = nnx.Rngs(dropout=key)
-        return task.loss(skeleton.merge(params), inputs, targets, carry, rngs)
+        return loss_fn(skeleton.merge(params), inputs, targets, carry, rngs)
 
     if config.remat:
         loss_of = in_chunks(loss_of)

@@ -159,7 +159,7 @@ def train(
     step = int(state.step)
     run.cut_metrics(step)
 
-    train_steps = make_step(task, train_skeleton, config, total)
+    train_steps = make_step(task.loss, train_skeleton, config, total)
     capacity = min(steps_per_dispatch(config, state.params), total)
     every = _Every(config, data, total)
     has_validation = data.held_out.num_counted > 0

@@ -233,3 +233,22 @@ def test_what_torch_compile_can_not_do_is_said_in_its_words(monkeypatch):
     with pytest.raises(UnsupportedError) as error:
         torch_nn.compiled(LSTM)
     assert str(error.value) == "torch.compile raises RuntimeError: no compiler is found"
+
+
+def test_torch_compile_is_compared_as_it_was_before_it_trained(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    row = replace(ROWS["lstm"], mode="train", lr=0.1)
+    found = results.difference(start("jaxrnn", row), torch_nn.compiled(row))
+    assert found is not None
+    assert found.size < 1e-5
+
+
+def test_remat_changes_our_step_in_memory_alone():
+    row = Workload("tiny", "lstm", 400, 3, 7, 128, output_size=7, is_text=True)
+    plain, chunked = start("jaxrnn", row), start("jaxrnn", replace(row, remat=True))
+    losses = [plain.call(), chunked.call()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    memory = [session.peak_memory_mib() for session in (plain, chunked)]
+    assert memory[0] is not None
+    assert memory[1] is not None
+    assert memory[1] < 0.5 * memory[0]

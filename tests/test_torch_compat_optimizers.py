@@ -258,7 +258,7 @@ class Both:
         self.task, self.data = TASKS[task].load(self.config)
         self.skeleton, _, state = train_step.initial_state(self.task, self.config)
         self.rate = train_step.learning_rate(self.config, STEPS)
-        step = train_step.make_step(self.task, self.skeleton, self.config, STEPS)
+        step = train_step.make_step(self.task.loss, self.skeleton, self.config, STEPS)
         batches = training.stack_batches(self.data, 0, 1, 1)
         self.step = step.lower(state, *batches, np.int32(1)).compile(compiler_options=FAST_COMPILE)
         self.start = At(state.params, state.moments, state.carry, [])

@@ -124,7 +124,7 @@ def test_training_steps_are_torchs(text_file):
     twin = torch_twin(state.params, task.vocabulary.size, config)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=1.0, weight_decay=0.1)
     total = 5
-    step_fn = train_step.make_step(task, skeleton, config, total)
+    step_fn = train_step.make_step(task.loss, skeleton, config, total)
     rate = train_step.learning_rate(config, total)
     hidden: Any = None
     for step in range(total):
@@ -159,7 +159,7 @@ def test_a_gradient_within_the_limit_is_not_clipped(text_file):
         clipped = dataclasses.replace(config, clip=clip)
         skeleton, _, state = train_step.initial_state(task, clipped)
         before = {k: np.array(v) for k, v in state.params.items()}
-        step = train_step.make_step(task, skeleton, clipped, 1)
+        step = train_step.make_step(task.loss, skeleton, clipped, 1)
         state, metrics = step(state, *training.stack_batches(data, 0, 1, 1), 1)
         after[clip] = {k: before[k] - np.asarray(v) for k, v in state.params.items()}
     assert_same_bits(after[0.0], after[1e6])
@@ -172,7 +172,7 @@ def test_the_state_is_zeroed_at_the_start_of_an_epoch_only(text_file):
     config = char_config(text_file)
     task, data = TASKS["char"].load(config)
     skeleton, _, state = train_step.initial_state(task, config)
-    step = train_step.make_step(task, skeleton, config, 10)
+    step = train_step.make_step(task.loss, skeleton, config, 10)
     inputs, targets, _ = training.stack_batches(data, 1, 1, 1)
 
     def loss_from(offset, starts):
@@ -191,7 +191,7 @@ def test_grouped_steps_give_the_same_bits(text_file):
     config = char_config(text_file, num_layers=2, dropout=0.4, schedule="cosine", warmup_steps=2)
     task, data = TASKS["char"].load(config)
     skeleton, _, initial = train_step.initial_state(task, config)
-    step_fn = train_step.make_step(task, skeleton, config, 6)
+    step_fn = train_step.make_step(task.loss, skeleton, config, 6)
     ends, losses = [], []
     for capacity, counts in ((1, [1] * 6), (4, [4, 2]), (4, [1, 3, 2])):
         state, step, values = jax.tree.map(jnp.array, initial), 0, []
@@ -212,7 +212,7 @@ def test_dropout_draws_other_masks_each_step_and_by_the_seed(text_file):
     config = char_config(text_file, dropout=0.5, lr=1e-30)
     task, data = TASKS["char"].load(config)
     skeleton, _, state = train_step.initial_state(task, config)
-    step_fn = train_step.make_step(task, skeleton, config, 4)
+    step_fn = train_step.make_step(task.loss, skeleton, config, 4)
     inputs, targets, _ = training.stack_batches(data, 0, 1, 4)
     _, metrics = step_fn(state, inputs, targets, np.array([True] * 4), 4)  # the same batch each
     assert len(set(np.asarray(metrics.loss).tolist())) == 4
@@ -223,7 +223,7 @@ def steps_of(config, count=3):
     task, data = TASKS["char"].load(config)
     skeleton, _, state = train_step.initial_state(task, config)
     state = jax.device_put(state, train_step.shardings(train_step.data_mesh(config))[0])
-    step = train_step.make_step(task, skeleton, config, count)
+    step = train_step.make_step(task.loss, skeleton, config, count)
     state, metrics = step(state, *training.stack_batches(data, 0, count, count), count)
     return state, metrics
 
@@ -283,7 +283,7 @@ def test_memory_grows_with_rows_and_steps_and_in_chunks_with_their_square_root(t
         config = char_config(text_file, **sizes, remat=remat)
         task, _ = TASKS["char"].load(dataclasses.replace(config, seq_len=4))
         skeleton, _, state = train_step.initial_state(task, config)
-        step = train_step.make_step(task, skeleton, config, 1)
+        step = train_step.make_step(task.loss, skeleton, config, 1)
         ids = jnp.zeros((1, rows, seq_len), jnp.int32)
         program = step.lower(state, ids, ids, jnp.zeros(1, bool), 1).compile()
         memory = program.memory_analysis()

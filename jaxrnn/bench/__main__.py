@@ -33,7 +33,7 @@ class BenchOptions:
       infer    forward only
       varlen   sequences of different lengths
       stream   writing text, one symbol after the other
-      scaling  cost by number of steps and batch size
+      scaling  cost by number of steps and batch size, and what --remat saves
 
     examples:
       python -m jaxrnn.bench --quick
@@ -143,6 +143,8 @@ def explain(workload: Workload) -> str:
         size = sum(math.prod(shape) for shape in shapes(workload).values())
         flops = 6 * size * workload.batch_size * workload.num_steps
         said.append(rules.explain(jax.default_backend(), devices, workload.batch_size, flops))
+    if workload.remat:
+        said.append("activations of sqrt(T) steps kept")
     if workload.mode == "forward":
         row_bytes = 4 * case.cell.num_gates * case.hidden_size
         steps = rules.steps_ahead(case.platform, case.num_steps, case.batch_size, row_bytes)

@@ -18,15 +18,16 @@ Rows = Sequence[dict[str, Any]]
 
 NOT_TO_QUOTE = "--quick: shortened rows and few turns, not to be quoted"
 
-# With a blank between them 80 columns.
+# With a blank after each 80 columns.
 COLUMNS = {
-    "": 15,
-    "ms/step": 8,
+    "": 14,
+    "ms/step": 7,
     "spread": 6,
-    "floor": 6,
-    "compile s": 9,
-    "ratio": 6,
-    "quartiles": 12,
+    "floor": 5,
+    "comp. s": 7,
+    "MiB": 6,
+    "ratio": 5,
+    "quartiles": 11,
     "goal": 11,
 }
 
@@ -70,9 +71,11 @@ def block(console: Console, rows: Rows) -> None:
     for row in rows:
         if "skipped" in row:
             continue
-        cells = [f"  {row['peer']}", figure(row["ms"])]
+        memory = row["peak_memory_mib"]
+        cells = [f" {row['peer']}", figure(row["ms"])]
         cells.append(f"{(row['ms_high'] - row['ms_low']) / row['ms']:.0%}")
         cells += [f"{row['share']:.0%}", figure(round(row["compile_s"], 1))]
+        cells.append("" if memory is None else figure(memory))
         if "ratio" in row:
             cells.append(figure(row["ratio"]))
             cells.append(f"{figure(row['ratio_low'])}-{figure(row['ratio_high'])}")
@@ -92,7 +95,8 @@ def footer(
     console.print(
         "spread: between the quartiles, over the median; ratio: a peer's time over ours,\n"
         "turn by turn, above 1 ours is faster; floor: the share of a step that its matrix\n"
-        "products take at the rate measured here (of generate: reading the weights)",
+        "products take at the rate measured here (of generate: reading the weights);\n"
+        "MiB: the most that arguments, results and temporaries take, where it is counted",
         markup=False,
     )
     versions = about["versions"]

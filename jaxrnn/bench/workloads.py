@@ -38,6 +38,7 @@ class Workload:
     dropout: float = 0.0
     max_length: int = 0  # lengths uniform in 1..this; 0: all are T
     mode: Literal["train", "forward", "generate"] = "train"
+    remat: bool = False  # ours alone: the peers keep everything
     clip: float = 5.0
     lr: float = 1e-3
     goal: float = 0.0  # times torch's speed
@@ -111,6 +112,12 @@ SUITES: dict[str, tuple[Workload, ...]] = {
     "scaling": tuple(
         Workload(f"lstm-T{num_steps}-B{batch_size}", "lstm", num_steps, batch_size, 256, 256)
         for num_steps, batch_size in ((25, 64), (50, 64), (100, 64), (200, 64), (50, 16), (50, 256))
+    )
+    + tuple(
+        dataclasses.replace(
+            _SMALL, name=name, num_steps=8192, batch_size=1, remat=remat, goal=0.0
+        )
+        for name, remat in (("char-T8192", False), ("char-T8192-remat", True))
     ),
 }  # fmt: skip
 """Every suite by its name."""

@@ -81,12 +81,9 @@ def session(workload: Workload) -> Session:
     valid = jnp.asarray(lengths(workload)) if workload.max_length else None
     loss_of = losses.cross_entropy if workload.is_text else losses.squared_error
 
-    class Task:
-        """What ``make_step`` needs of one."""
-
-        def loss(self, model, inputs, targets, state, rngs):
-            y, state = model(inputs, state, lengths=valid, rngs=rngs)
-            return loss_of(y, targets), state
+    def loss_and_state(model, inputs, targets, state, rngs):
+        y, state = model(inputs, state, lengths=valid, rngs=rngs)
+        return loss_of(y, targets), state
 
     evaluation = model_of(workload, 0.0)
     evaluation.eval()
@@ -130,13 +127,14 @@ def session(workload: Workload) -> Session:
         seq_len=workload.num_steps,
         lr=workload.lr,
         clip=workload.clip,
+        remat=workload.remat,
         schedule="constant",
         warmup_steps=0,
     )
     model = model_of(workload, workload.dropout)
     train_skeleton, _ = split(model)
     count = steps_per_dispatch(config, params)
-    step: Any = make_step(Task(), train_skeleton, config, 10**6)  # type: ignore[arg-type]
+    step: Any = make_step(loss_and_state, train_skeleton, config, 10**6)
     copies = jax.tree.map(jnp.array, params)
     carry = model.rnn.initial_state(workload.batch_size)
     state = TrainState(jnp.int32(0), copies, optimizer(config).init(copies), carry)
