@@ -4,6 +4,7 @@ Dimension letters, used everywhere:
 
     B batch   T time     I input       H hidden   P projected (LSTM's proj_size)
     G gates   L layers   D directions  V vocabulary
+    M mixtures           Z latent
 
 The names below are imported when first used, so that what needs no JAX (``jaxrnn.config``, a
 ``--help``) does not wait for it.
@@ -17,15 +18,31 @@ from jaxrnn.version import __version__
 if TYPE_CHECKING:
     from jaxrnn.cell_modules import GRUCell, LSTMCell, RNNCell
     from jaxrnn.layers import GRU, LSTM, RNN
+    from jaxrnn.normed_layers import HyperLSTM, LayerNormLSTM
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "__version__"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "HyperLSTM",
+    "LSTMCell",
+    "LayerNormLSTM",
+    "RNNCell",
+    "__version__",
+]
+
+_MODULES = {
+    **dict.fromkeys(("RNN", "LSTM", "GRU"), "jaxrnn.layers"),
+    **dict.fromkeys(("RNNCell", "LSTMCell", "GRUCell"), "jaxrnn.cell_modules"),
+    **dict.fromkeys(("LayerNormLSTM", "HyperLSTM"), "jaxrnn.normed_layers"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "jaxrnn.cell_modules" if name.endswith("Cell") else "jaxrnn.layers"
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -6,12 +6,14 @@ names it, what was got and what was expected; shapes and dtypes are known inside
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxrnn import recurrence
@@ -26,6 +28,15 @@ def check_size(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} is {value}, expected at least {least}")
     return int(value)
+
+
+def check_probability(name: str, value: Any) -> float:
+    """The probability as a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}, expected a number in [0, 1]")
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} is {value}, expected a probability in [0, 1]")
+    return float(value)
 
 
 def check_bool(name: str, value: Any) -> bool:
@@ -151,3 +162,20 @@ def check_state(
         check_shape(f"{owner}: state {name}", member.shape, shape, "as x and the sizes require")
         arrays.append(member)
     return arrays
+
+
+def check_lengths(owner: str, lengths: Any, batch: tuple[int, ...], num_steps: int) -> jax.Array:
+    """One length a sequence, 1 <= length <= T where the values are known."""
+    known = not isinstance(lengths, Tracer)
+    try:
+        array = np.asarray(lengths) if known else lengths
+    except (TypeError, ValueError) as error:
+        got = type(lengths).__name__
+        raise TypeError(f"{owner}: lengths is a {got}, expected an array") from error
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{owner}: lengths has dtype {array.dtype}, expected integers")
+    check_shape(f"{owner}: lengths", array.shape, batch, "one length a sequence")
+    if known and array.size and (array.min() < 1 or array.max() > num_steps):
+        bad = array.min() if array.min() < 1 else array.max()
+        raise ValueError(f"{owner}: lengths holds {bad}, expected 1 <= length <= T={num_steps}")
+    return jnp.asarray(lengths)

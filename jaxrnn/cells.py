@@ -29,13 +29,13 @@ class Cell:
     """One kind of recurrent step.
 
     ``equation(gates_x, gates_h, state)`` gives the next state; its first member is the output
-    (before the projection, where there is one).
+    (before the projection, where there is one). An LSTM's takes a ``scale`` of its candidate too.
     """
 
     name: str
     num_gates: int
     num_states: int
-    equation: Callable[[Array, Array, State], State]
+    equation: Callable[..., State]
 
 
 def rnn_tanh(gates_x: Float[Array, "B H"], gates_h: Float[Array, "B H"], state: State) -> State:
@@ -48,11 +48,20 @@ def rnn_relu(gates_x: Float[Array, "B H"], gates_h: Float[Array, "B H"], state: 
     return (jax.nn.relu(gates_x + gates_h),)
 
 
-def lstm(gates_x: Float[Array, "B G"], gates_h: Float[Array, "B G"], state: State) -> State:
-    """Long short-term memory with a forget gate (Gers et al., 2000), as ``torch.nn.LSTM``."""
+def lstm(
+    gates_x: Float[Array, "B G"],
+    gates_h: Float[Array, "B G"],
+    state: State,
+    scale: Float[Array, "B H"] | None = None,
+) -> State:
+    """Long short-term memory with a forget gate (Gers et al., 2000), as ``torch.nn.LSTM``.
+
+    ``scale`` multiplies ``g``: a mask of recurrent dropout (arXiv 1603.05118).
+    """
     _, c = state
     i, f, g, o = jnp.split(gates_x + gates_h, 4, axis=-1)
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    g = jnp.tanh(g) if scale is None else jnp.tanh(g) * scale
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * g
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 

@@ -12,16 +12,13 @@ renames and never computes. Usage::
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxrnn import recurrence
@@ -32,7 +29,9 @@ from jaxrnn.arguments import (
     check_dtype,
     check_ids,
     check_input,
+    check_lengths,
     check_nonlinearity,
+    check_probability,
     check_rngs,
     check_shape,
     check_size,
@@ -65,17 +64,15 @@ class _Recurrent(nnx.Module):
         dtype: DTypeLike | None,
         param_dtype: DTypeLike,
         backend: str,
+        recurrent_dropout: float = 0.0,
     ):
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
         self.bias = check_bool("bias", bias)
         self.batch_first = check_bool("batch_first", batch_first)
-        if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real):
-            raise TypeError(f"dropout is {dropout!r}, expected a number in [0, 1]")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is {dropout}, expected a probability in [0, 1]")
-        self.dropout = float(dropout)
+        self.dropout = check_probability("dropout", dropout)
+        self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
         self.bidirectional = check_bool("bidirectional", bidirectional)
         self.proj_size = check_size("proj_size", proj_size, least=0)
         if self.proj_size >= self.hidden_size:
@@ -93,7 +90,7 @@ class _Recurrent(nnx.Module):
             )
         self.cell = cell
         has_masks = self.dropout > 0 and self.num_layers > 1
-        check_rngs(rngs, "params", *["dropout"][:has_masks])
+        check_rngs(rngs, "params", *["dropout"][: has_masks or self.recurrent_dropout > 0])
         gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
         for layer in range(self.num_layers):
             layer_input = self.num_directions * self.output_size if layer else self.input_size
@@ -110,6 +107,9 @@ class _Recurrent(nnx.Module):
                         param = uniform(rngs, shape, bound, self.param_dtype)
                         setattr(self, f"{name}_{suffix}", param)
         self.dropout_layer = Dropout(self.dropout, rngs=rngs) if has_masks else None
+        self.candidate_dropout = (
+            Dropout(self.recurrent_dropout, rngs=rngs) if self.recurrent_dropout else None
+        )
 
     @property
     def num_directions(self) -> int:
@@ -209,7 +209,7 @@ class _Recurrent(nnx.Module):
             names = "(h, c)" if self.cell.num_states > 1 else "h"
             members = check_state(owner, names, state, shapes)
         if lengths is not None:
-            lengths = self._check_lengths(owner, lengths, batch, num_steps)
+            lengths = check_lengths(owner, lengths, batch, num_steps)
         if resets is not None:
             resets = as_array(f"{owner}: resets", resets)
             if resets.dtype != jnp.bool_:
@@ -234,20 +234,12 @@ class _Recurrent(nnx.Module):
             y = y.swapaxes(0, 1)
         return y, tuple(members) if len(members) > 1 else members[0]
 
-    def _check_lengths(self, owner, lengths, batch, num_steps) -> jax.Array:
-        known = not isinstance(lengths, Tracer)
-        try:
-            array = np.asarray(lengths) if known else lengths
-        except (TypeError, ValueError) as error:
-            got = type(lengths).__name__
-            raise TypeError(f"{owner}: lengths is a {got}, expected an array") from error
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise TypeError(f"{owner}: lengths has dtype {array.dtype}, expected integers")
-        check_shape(f"{owner}: lengths", array.shape, batch, "one length a sequence")
-        if known and array.size and (array.min() < 1 or array.max() > num_steps):
-            bad = array.min() if array.min() < 1 else array.max()
-            raise ValueError(f"{owner}: lengths holds {bad}, expected 1 <= length <= T={num_steps}")
-        return jnp.asarray(lengths)
+    def _candidate_scale(self, x, rngs) -> jax.Array | None:
+        """A mask for every step of one layer and direction, or None where nothing is dropped."""
+        if self.candidate_dropout is None or self.candidate_dropout.deterministic:
+            return None
+        ones = jnp.ones((*x.shape[:2], self.hidden_size), state_dtype(x.dtype))
+        return self.candidate_dropout(ones, rngs=rngs)
 
     def _run(self, x, members, lengths, resets, rngs) -> tuple[jax.Array, list[jax.Array]]:
         """All layers, batched and time-major."""
@@ -264,6 +256,7 @@ class _Recurrent(nnx.Module):
                     tuple(m[index] for m in members),
                     lengths=lengths,
                     resets=resets,
+                    scale=self._candidate_scale(x, rngs),
                     reverse=bool(reverse),
                     backend=self.backend,
                 )
@@ -327,7 +320,10 @@ class LSTM(_Recurrent):
     """Long short-term memory, as ``torch.nn.LSTM``; with ``proj_size``, LSTMP (arXiv 1402.1128).
 
     Gates i, f, g, o: ``c' = f * c + i * g``, ``h' = o * tanh(c')``, then ``W_hr h'`` where
-    ``proj_size > 0``. Arguments and errors as in ``RNN``.
+    ``proj_size > 0``. Arguments and errors as in ``RNN``, and ``recurrent_dropout``: in training
+    the probability that an element of ``g`` is zeroed at a step, the others being scaled, for each
+    layer and direction (arXiv 1603.05118); torch has no such argument, and needs none to run what
+    was trained with it.
     """
 
     def __init__(
@@ -345,6 +341,7 @@ class LSTM(_Recurrent):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         backend: str = "auto",
+        recurrent_dropout: float = 0.0,
     ):
         super().__init__(
             CELLS["lstm"],
@@ -360,6 +357,7 @@ class LSTM(_Recurrent):
             dtype,
             param_dtype,
             backend,
+            recurrent_dropout,
         )
 
 

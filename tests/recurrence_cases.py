@@ -156,6 +156,7 @@ def spec_of(case, **changes):
         "bias": case.weights.bias_ih is not None,
         "masked": False,
         "resets": False,
+        "scaled": False,
         "dtype": case.x.dtype,
         "platform": "cpu",
     }

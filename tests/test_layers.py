@@ -60,6 +60,7 @@ def test_constructor_arguments_are_torchs_in_name_order_and_default(name):
         ("dtype", None),
         ("param_dtype", jnp.float32),
         ("backend", "auto"),
+        *([("recurrent_dropout", 0.0)] if name == "LSTM" else []),
     ]
 
 

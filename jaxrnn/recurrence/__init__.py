@@ -17,6 +17,7 @@ from jaxrnn.recurrence.types import (
     Backend,
     Inputs,
     OneHot,
+    PerStep,
     Spec,
     Weights,
     matmul_nt,
@@ -30,6 +31,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "OneHot",
+    "PerStep",
     "Spec",
     "Weights",
     "choose",
@@ -62,6 +64,7 @@ def run(
     *,
     lengths: Int[Array, "B"] | None = None,
     resets: Bool[Array, "T B"] | None = None,
+    scale: Float[Array, "T B H"] | None = None,
     reverse: bool = False,
     backend: str = "auto",
 ) -> tuple[Float[Array, "T B P"], State]:
@@ -70,8 +73,13 @@ def run(
     ``lengths`` (1 <= length <= T): outputs from there on are zero, the last state is the one at
     the true length, and what ``x`` holds there has no influence, not even NaN. ``resets`` marks
     the first step of each episode: no state passes from the steps before it to those from it on,
-    in either direction; an episode starts from zeros.
+    in either direction; an episode starts from zeros. ``scale`` multiplies an LSTM's candidate at
+    each step, and has no derivative: the masks of recurrent dropout.
+
+    Raises ValueError for a scale of another cell, and as ``choose`` does.
     """
+    if scale is not None and cell.name != "lstm":
+        raise ValueError(f"scale is given for the cell {cell.name!r}, expected 'lstm'")
     valid = None
     if lengths is not None:
         valid = jnp.arange(x.shape[0])[:, None] < lengths[None, :]
@@ -93,10 +101,14 @@ def run(
         bias=weights.bias_ih is not None,
         masked=lengths is not None,
         resets=resets is not None,
+        scaled=scale is not None,
         dtype=x.dtype,
         platform=jax.default_backend(),
     )
-    y, state = choose(spec, backend).run(cell, weights, x, state, valid, resets, reverse)
+    if scale is not None:
+        scale = jax.lax.stop_gradient(scale).astype(state_dtype(x.dtype))
+    per_step = PerStep(valid, resets, scale)
+    y, state = choose(spec, backend).run(cell, weights, x, state, per_step, reverse)
     if valid is not None:
         y = jnp.where(valid[..., None], y, jnp.zeros_like(y))
     return y, state

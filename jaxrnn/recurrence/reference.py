@@ -11,10 +11,19 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxrnn.cells import Cell, State
-from jaxrnn.recurrence.types import Backend, Inputs, OneHot, Spec, Weights, state_dtype, where
+from jaxrnn.recurrence.types import (
+    Backend,
+    Inputs,
+    OneHot,
+    PerStep,
+    Spec,
+    Weights,
+    state_dtype,
+    where,
+)
 
 
 def supports(spec: Spec) -> str | None:
@@ -28,8 +37,7 @@ def run(
     weights: Weights,
     x: Inputs,
     state: State,
-    valid: Bool[Array, "T B"] | None,
-    resets: Bool[Array, "T B"] | None,
+    per_step: PerStep,
     reverse: bool,
 ) -> tuple[Float[Array, "T B P"], State]:
     """See ``Backend``."""
@@ -44,19 +52,20 @@ def run(
         return out if bias is None else out + bias.astype(wide)[None]
 
     def step(state, inputs):
-        x, valid, reset = inputs
+        x, (valid, reset, scale) = inputs
         if reset is not None:
             state = tuple(where(reset, jnp.zeros_like(s), s) for s in state)
         gates_x = linear(x, weights.weight_ih, weights.bias_ih)
         gates_h = linear(state[0], weights.weight_hh, weights.bias_hh)
-        new = cell.equation(gates_x, gates_h, state)
+        scaled = {} if scale is None else {"scale": scale}
+        new = cell.equation(gates_x, gates_h, state, **scaled)
         if weights.weight_hr is not None:
             new = (linear(new[0], weights.weight_hr, None), *new[1:])
         if valid is not None:
             new = tuple(where(valid, n, s) for n, s in zip(new, state, strict=True))
         return new, new[0].astype(dtype)
 
-    state, hs = jax.lax.scan(step, state, (x, valid, resets), reverse=reverse)
+    state, hs = jax.lax.scan(step, state, (x, per_step), reverse=reverse)
     return hs, state
 
 

@@ -20,7 +20,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxrnn import rules
 from jaxrnn.cells import CELLS, Cell, State
@@ -28,6 +28,7 @@ from jaxrnn.recurrence.types import (
     Backend,
     Inputs,
     OneHot,
+    PerStep,
     Spec,
     Weights,
     matmul,
@@ -50,7 +51,7 @@ def _sigmoid(a: Array) -> Array:
     return jnp.tanh(a * 0.5) * 0.5 + 0.5
 
 
-def _lstm_forward(gates_x, gates_h, state):
+def _lstm_forward(gates_x, gates_h, state, scale=None):
     _, c = state
     hidden_size = c.shape[-1]
     # tanh(a * slope) * slope + offset: sigmoid for i, f, o and tanh for g.
@@ -58,11 +59,11 @@ def _lstm_forward(gates_x, gates_h, state):
     offset = np.repeat(np.array([0.5, 0.5, 0.0, 0.5], c.dtype), hidden_size)[None]
     gates = jnp.tanh((gates_x + gates_h) * slope) * slope + offset
     i, f, g, o = jnp.split(gates, 4, axis=-1)
-    c = f * c + i * g
+    c = f * c + i * (g if scale is None else g * scale)
     return (o * jnp.tanh(c), c), (gates,)
 
 
-def _lstm_backward(residuals, state_in, state_out, dstate):
+def _lstm_backward(residuals, state_in, state_out, dstate, scale=None):
     (gates,), (_, c_in), (_, c) = residuals, state_in, state_out
     dh, dc = dstate
     i, f, g, o = jnp.split(gates, 4, axis=-1)
@@ -72,6 +73,8 @@ def _lstm_backward(residuals, state_in, state_out, dstate):
     is_tanh = np.repeat(np.array([False, False, True, False]), c.shape[-1])[None]
     slope = jnp.where(is_tanh, 1 - gates * gates, gates * (1 - gates))
     through = jnp.concatenate([dc, dc, dc, dh], axis=-1)
+    if scale is not None:
+        i, g = i * scale, g * scale
     along = jnp.concatenate([g, c_in, i, tanh_c], axis=-1)
     dgates = jax.lax.optimization_barrier(through * along * slope)
     return dgates, dgates, (None, dc * f)
@@ -121,6 +124,7 @@ def _rnn_relu_backward(residuals, state_in, state_out, dstate):
 
 # forward(gates_x, gates_h, state) -> (next state, residuals)
 # backward(residuals, state before, state after, its gradient)
+# of an LSTM also with the scale of its candidate, where there is one
 #   -> (dgates_x, dgates_h, gradient of the state before other than through gates_h)
 _STEPS = {
     "lstm": (_lstm_forward, _lstm_backward),
@@ -130,7 +134,7 @@ _STEPS = {
 }
 
 
-def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, resets):
+def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, per_step: PerStep):
     """Outputs, last state, and what the backward loop needs."""
     dtype, wide = x.dtype, state_dtype(x.dtype)
     forward, _ = _STEPS[cell_name]
@@ -145,7 +149,7 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, r
             bias_x = bias_ih.astype(wide) + bias_hh.astype(wide)
 
     def step(state, inputs):
-        gates_x, valid, reset = inputs
+        gates_x, (valid, reset, scale) = inputs
         if reset is not None:
             state = tuple(where(reset, jnp.zeros_like(s), s) for s in state)
         gates_h = matmul_nt(state[0].astype(dtype), weight_hh)
@@ -153,7 +157,8 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, r
             gates_x = gates_x + bias_x[None]
         if bias_h is not None:
             gates_h = gates_h + bias_h[None]
-        new, residuals = forward(gates_x, gates_h, state)
+        scales = () if scale is None else (scale,)
+        new, residuals = forward(gates_x, gates_h, state, *scales)
         if weight_hr is not None:
             new = (matmul_nt(new[0].astype(dtype), weight_hr), *new[1:])
         if valid is not None:
@@ -161,31 +166,32 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, valid, r
         return new, ((new[0].astype(dtype), *new[1:]), residuals)
 
     gates_x = x.matmul(weight_ih.T) if isinstance(x, OneHot) else matmul_nt(x, weight_ih)
-    inputs = (gates_x, valid, resets)
+    inputs = (gates_x, per_step)
     last, (states, residuals) = jax.lax.scan(step, state, inputs, reverse=reverse)
-    return (states[0], last), (weights, x, state, valid, resets, states, residuals)
+    return (states[0], last), (weights, x, state, per_step, states, residuals)
 
 
-def _outputs(cell_name: str, reverse: bool, weights: Weights, x, state, valid, resets):
+def _outputs(cell_name: str, reverse: bool, weights: Weights, x, state, per_step: PerStep):
     """Outputs and last state as of ``_forward``; nothing is kept, the projection neither."""
     num_steps, batch_size, _ = x.shape
     row_bytes = len(weights.weight_hh) * state_dtype(x.dtype).itemsize
     ahead = rules.steps_ahead(jax.default_backend(), num_steps, batch_size, row_bytes)
 
     def part(state, inputs):
-        (hs, state), _ = _forward(cell_name, reverse, weights, inputs[0], state, *inputs[1:])
+        x, per_step = inputs
+        (hs, state), _ = _forward(cell_name, reverse, weights, x, state, per_step)
         return state, hs
 
     if ahead == num_steps:
-        return part(state, (x, valid, resets))[::-1]
+        return part(state, (x, per_step))[::-1]
     count = num_steps // ahead
-    inputs = jax.tree.map(lambda a: a.reshape(count, ahead, *a.shape[1:]), (x, valid, resets))
+    inputs = jax.tree.map(lambda a: a.reshape(count, ahead, *a.shape[1:]), (x, per_step))
     state, hs = jax.lax.scan(part, state, inputs, reverse=reverse)
     return hs.reshape(num_steps, *hs.shape[2:]), state
 
 
 def _backward(cell_name: str, reverse: bool, saved, grads):
-    weights, x, state, valid, resets, states, residuals = saved
+    weights, x, state, per_step, states, residuals = saved
     dhs, dlast = grads
     dtype, wide = x.dtype, state_dtype(x.dtype)
     _, backward = _STEPS[cell_name]
@@ -197,12 +203,13 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
         """The state before each step: the stacked states, shifted by one in running order."""
         s0 = s0.astype(s.dtype)[None]
         s = jnp.concatenate([s[1:], s0] if reverse else [s0, s[:-1]])
-        return s if resets is None else jnp.where(resets[..., None], jnp.zeros_like(s), s)
+        reset = per_step.reset
+        return s if reset is None else jnp.where(reset[..., None], jnp.zeros_like(s), s)
 
     states_in = tuple(map(before, state, states))
 
     def step(dstate, inputs):
-        dh_out, state_in, state_out, residuals, valid, reset = inputs
+        dh_out, state_in, state_out, residuals, (valid, reset, scale) = inputs
         dstate = (dstate[0] + dh_out.astype(wide), *dstate[1:])
         held = dstate
         dh = dstate[0]
@@ -210,7 +217,8 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
             dstate = (matmul(dh.astype(dtype), narrow_hr), *dstate[1:])
         wide_in = tuple(s.astype(wide) for s in state_in)
         wide_out = tuple(s.astype(wide) for s in state_out)
-        dgates_x, dgates_h, direct = backward(residuals, wide_in, wide_out, dstate)
+        scales = () if scale is None else (scale,)
+        dgates_x, dgates_h, direct = backward(residuals, wide_in, wide_out, dstate, *scales)
         if valid is not None:
             dgates_x, dgates_h, dh = (where(valid, d, 0.0) for d in (dgates_x, dgates_h, dh))
         through = matmul(dgates_h.astype(dtype), weight_hh)
@@ -223,7 +231,7 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
         return dstate, (*dgates, None if narrow_hr is None else dh.astype(dtype))
 
     dstate, (dgates_x, dgates_h, dprojected) = jax.lax.scan(
-        step, dlast, (dhs, states_in, states, residuals, valid, resets), reverse=not reverse
+        step, dlast, (dhs, states_in, states, residuals, per_step), reverse=not reverse
     )
     dgates_h = dgates_x if dgates_h is None else dgates_h
 
@@ -255,12 +263,12 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
     )
     dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
     dx = None if isinstance(x, OneHot) else matmul(dgates_x, weight_ih).astype(dtype)
-    return dweights, dx, dstate, None, None
+    return dweights, dx, dstate, None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(cell_name, reverse, weights, x, state, valid, resets):
-    return _outputs(cell_name, reverse, weights, x, state, valid, resets)
+def _scan(cell_name, reverse, weights, x, state, per_step):
+    return _outputs(cell_name, reverse, weights, x, state, per_step)
 
 
 _scan.defvjp(_forward, _backward)
@@ -272,13 +280,12 @@ def run(
     weights: Weights,
     x: Inputs,
     state: State,
-    valid: Bool[Array, "T B"] | None,
-    resets: Bool[Array, "T B"] | None,
+    per_step: PerStep,
     reverse: bool,
 ) -> tuple[Float[Array, "T B P"], State]:
     """See ``Backend``."""
     try:
-        return _compiled_scan(cell.name, reverse, weights, x, state, valid, resets)
+        return _compiled_scan(cell.name, reverse, weights, x, state, per_step)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise

@@ -56,6 +56,14 @@ class OneHot:
 Inputs = Float[Array, "T B I"] | OneHot
 
 
+class PerStep(NamedTuple):
+    """What holds, besides ``x``, for single steps of single sequences; None: for none."""
+
+    valid: Bool[Array, "*T B"] | None = None  # where False the state is held
+    reset: Bool[Array, "*T B"] | None = None  # where True it is zeroed before the step
+    scale: Float[Array, "*T B H"] | None = None  # of an LSTM's candidate g
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """All that decides whether a backend can run a case: no arrays, only what is static."""
@@ -69,6 +77,7 @@ class Spec:
     bias: bool
     masked: bool
     resets: bool
+    scaled: bool
     dtype: jnp.dtype
     platform: str
 
@@ -77,10 +86,9 @@ class Spec:
 class Backend:
     """One way to run a recurrence.
 
-    ``run(cell, weights, x, state, valid, resets, reverse)`` gives ``(hs, state)``: the carried
-    ``h`` after every step (T, B, P) in x's dtype, and the last state. Where ``valid`` is False the
-    state is held; where ``resets`` is True it is zeroed before the step. ``supports(spec)`` gives
-    None, or the reason why the case can't be run.
+    ``run(cell, weights, x, state, per_step, reverse)`` gives ``(hs, state)``: the carried ``h``
+    after every step (T, B, P) in x's dtype, and the last state. ``supports(spec)`` gives None, or
+    the reason why the case can't be run.
     """
 
     name: str

@@ -70,6 +70,7 @@ def spec(workload: Workload) -> recurrence.Spec:
         bias=True,
         masked=workload.max_length > 0,
         resets=False,
+        scaled=False,
         dtype=jnp.dtype(jnp.float32),
         platform=jax.default_backend(),
     )
