@@ -24,17 +24,11 @@ BACKENDS = ("scan", "reference")  # those of jaxrnn.recurrence; importing it wou
 class TrainConfig:
     """Options of every task."""
 
-    data: str = ""  # a file to train on; empty: what the task has built in
+    data: str | tuple[str, ...] = ""  # to train on; empty: what the task has built in
     run: str = ""  # directory for all that the run writes; empty: runs/TASK-DATE-TIME
 
-    cell: Literal["lstm", "gru", "rnn"] = "lstm"  # kind of recurrent cell
     hidden_size: int = 256  # H, units of a layer; 32 to 2048
-    num_layers: int = 1  # L, stacked layers; 1 to 4
-    dropout: float = 0.0  # probability after every layer in training; 0 to 0.7
-
-    batch_size: int = 32  # B, parallel streams
-    seq_len: int = 64  # T, steps of truncated backpropagation; 20 to 500
-    val_fraction: float = 0.1  # share of the data, at its end, kept for validation; 0: none
+    batch_size: int = 32  # B, rows of a batch
 
     epochs: int = 10  # passes over the training part
     steps: int = 0  # optimizer steps; above 0 it takes the place of epochs
@@ -43,14 +37,15 @@ class TrainConfig:
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.0  # decoupled in adamw, added to the gradient in adam and sgd
     clip: float = 5.0  # largest norm of the whole gradient; 0: no clipping
-    schedule: Literal["constant", "cosine"] = "constant"  # learning rate after the warm-up
+    clip_value: float = 0.0  # largest size of an element of the gradient; 0: no clipping
+    schedule: Literal["constant", "cosine", "exponential"] = "constant"  # of lr, after the warm-up
     warmup_steps: int = 0  # steps in which the learning rate rises from 0
-    lr_final: float = 0.0  # learning rate at the end of the cosine
+    lr_decay: float = 0.9999  # of the exponential schedule, at each step; 0.999 to 0.99999
+    lr_final: float = 0.0  # learning rate at the end of the cosine, or far along the exponential
 
     eval_every: int = 0  # steps between validations; 0: each epoch
     checkpoint_every: int = 0  # steps between checkpoints; 0: at each validation
     log_every: int = 0  # steps between lines in metrics.jsonl; 0: about 500 lines in all
-    eval_streams: int = 32  # parallel streams in validation while training
     patience: int = 0  # validations without a better one before an early stop; 0: never
     min_delta: float = 0.0  # by how much a validation must be better to count
 
@@ -59,22 +54,20 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is
     mesh: str = "auto"  # data=N: N devices (on a CPU: cores) share each batch; auto: by its size
-    remat: bool = False  # keep sqrt(T) states, compute the rest again: less memory, more time
-    seed: int = 0  # of initial weights and dropout
+    seed: int = 0  # of initial weights and all that is random in training
 
     def __post_init__(self):
         """Raises InputError for a value of the wrong type or out of range, named as its flag."""
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), hints[field.name])
-        for name in ("hidden_size", "num_layers", "batch_size", "seq_len", "eval_streams"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            *("epochs", "steps", "momentum", "weight_decay", "clip", "warmup_steps", "lr_final"),
-            *("eval_every", "checkpoint_every", "log_every", "patience", "min_delta"),
+        self._check_least(1, "hidden_size", "batch_size")
+        self._check_least(
+            0,
+            *("epochs", "steps", "momentum", "weight_decay", "clip", "clip_value", "warmup_steps"),
+            *("lr_final", "eval_every", "checkpoint_every", "log_every", "patience", "min_delta"),
             *("steps_per_dispatch", "seed"),
-        ):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
+        )
         backends = ("auto", *BACKENDS)
         self._check("backend", self.backend in backends, f"one of {', '.join(backends)}")
         is_mesh = self.mesh == "auto" or re.fullmatch("data=[1-9][0-9]{0,5}", self.mesh)
@@ -85,8 +78,7 @@ class TrainConfig:
             f"a number of devices that divides --batch-size {self.batch_size}",
         )
         self._check("lr", 0 < self.lr < 3.4e38, "above 0")  # the largest float32
-        self._check("dropout", 0 <= self.dropout <= 1, "a probability in 0..1")
-        self._check("val_fraction", 0 <= self.val_fraction < 1, "in 0..1, less than 1")
+        self._check("lr_decay", 0 < self.lr_decay <= 1, "above 0, at most 1")
         self._check("seed", self.seed < 2**32, "less than 2**32")
         self._check("steps", self.steps or self.epochs, "above 0 where epochs is 0")
 
@@ -95,19 +87,82 @@ class TrainConfig:
         """N of ``mesh``; 1 where it is auto."""
         return 1 if self.mesh == "auto" else int(self.mesh.removeprefix("data="))
 
+    @property
+    def unroll_len(self) -> int:
+        """T, steps in time of an optimizer step."""
+        raise NotImplementedError
+
+    @property
+    def positions_per_step(self) -> int:
+        """How much data an optimizer step reads, in the unit that speed is told in."""
+        raise NotImplementedError
+
+    @property
+    def body(self) -> str:
+        """The recurrent part in a few words."""
+        raise NotImplementedError
+
+    def with_absolute_data(self) -> TrainConfig:
+        """The same, its files found from everywhere."""
+        if isinstance(self.data, str):
+            data = self.data and str(Path(self.data).absolute())
+        else:
+            data = tuple(str(Path(path).absolute()) for path in self.data)
+        return dataclasses.replace(self, data=data)
+
     def _check(self, name: str, ok: Any, expected: str) -> None:
         if not ok:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is {getattr(self, name)}, expected {expected}")
 
+    def _check_least(self, least: int, *names: str) -> None:
+        for name in names:
+            self._check(name, getattr(self, name) >= least, f"at least {least}")
+
 
 @dataclasses.dataclass(frozen=True)
-class CharConfig(TrainConfig):
+class StreamConfig(TrainConfig):
+    """Options of the tasks that read long sequences."""
+
+    data: str = ""  # a file to train on; empty: what the task has built in
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"  # kind of recurrent cell
+    num_layers: int = 1  # L, stacked layers; 1 to 4
+    dropout: float = 0.0  # probability after every layer in training; 0 to 0.7
+    batch_size: int = 32  # B, parallel streams
+    seq_len: int = 64  # T, steps of truncated backpropagation; 20 to 500
+    val_fraction: float = 0.1  # share of the data, at its end, kept for validation; 0: none
+    eval_streams: int = 32  # parallel streams in validation while training
+    remat: bool = False  # keep sqrt(T) states, compute the rest again: less memory, more time
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_least(1, "num_layers", "seq_len", "eval_streams")
+        self._check("dropout", 0 <= self.dropout <= 1, "a probability in 0..1")
+        self._check("val_fraction", 0 <= self.val_fraction < 1, "in 0..1, less than 1")
+
+    @property
+    def unroll_len(self) -> int:
+        """See ``TrainConfig``."""
+        return self.seq_len
+
+    @property
+    def positions_per_step(self) -> int:
+        """See ``TrainConfig``."""
+        return self.batch_size * self.seq_len
+
+    @property
+    def body(self) -> str:
+        """See ``TrainConfig``."""
+        return f"{self.cell}, {self.num_layers} x {self.hidden_size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CharConfig(StreamConfig):
     """Character language model."""
 
     epochs: int = 10  # passes over the training part
     lr: float = 4e-3  # peak learning rate; 1e-4 to 1e-2
-    schedule: Literal["constant", "cosine"] = "cosine"  # learning rate after the warm-up
+    schedule: Literal["constant", "cosine", "exponential"] = "cosine"  # of lr, after the warm-up
     warmup_steps: int = 50  # steps in which the learning rate rises from 0
 
     tokens: Literal["characters", "bytes"] = "characters"  # UTF-8 text, or any file at all
@@ -117,12 +172,11 @@ class CharConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("embedding_size", "preview_length"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
+        self._check_least(0, "embedding_size", "preview_length")
 
 
 @dataclasses.dataclass(frozen=True)
-class SeriesConfig(TrainConfig):
+class SeriesConfig(StreamConfig):
     """One-step prediction of a series. Without data: the lesson's sine, in its exact batches."""
 
     target: str = ""  # column of the CSV file; may be left out where it has one numeric column
@@ -137,7 +191,69 @@ class SeriesConfig(TrainConfig):
     clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
 
 
-CONFIGS: dict[str, type[TrainConfig]] = {"char": CharConfig, "series": SeriesConfig}
+@dataclasses.dataclass(frozen=True)
+class SketchConfig(TrainConfig):
+    """Drawings, by sketch-rnn (arXiv 1704.03477): a model that draws, and goes on from a start."""
+
+    data: tuple[str, ...] = ()  # files of drawings, each a class of its own; none: built in
+    hidden_size: int = 512  # H, units of the decoder; 128 to 2048
+    batch_size: int = 100  # B, drawings of a batch
+    decoder: Literal["lstm", "layer_norm", "hyper"] = "lstm"  # kind of the decoder's cell
+    conditional: bool = True  # with an encoder and a latent vector; else the decoder alone
+    encoder_size: int = 256  # units of each direction of the encoder
+    latent_size: int = 128  # Z, numbers of the latent vector; 32 to 128
+    num_mixtures: int = 20  # M, Gaussians of the next point
+    class_size: int = 32  # width of the embedding of a class, where there are several
+    recurrent_dropout: float = 0.1  # probability on the cells' candidates in training
+    max_len: int = 250  # drawings of more points are left out
+    num_buckets: int = 6  # lengths to which batches are padded; each is a program to compile
+    random_scale: float = 0.15  # each axis is scaled by 1 - this .. 1 + this in training
+    drop_points: float = 0.1  # probability that a point within a stroke is left out in training
+    kl_weight: float = 0.5  # of the latent vector's cost, at the end; 0.25 to 1
+    kl_weight_start: float = 0.01  # the same at the first step
+    kl_decay: float = 0.99995  # by which the difference of the two shrinks at each step
+    kl_floor: float = 0.2  # nats a dimension below which that cost is not lowered further
+    loss: Literal["log_space", "magenta"] = "log_space"  # magenta: its arithmetic and its padding
+    preview_count: int = 16  # drawings in the picture after each validation; 0: none
+
+    epochs: int = 20  # passes over the training part
+    clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
+    clip_value: float = 1.0  # largest size of an element of the gradient; 0: no clipping
+    schedule: Literal["constant", "cosine", "exponential"] = "exponential"  # of lr, after warm-up
+    lr_final: float = 1e-5  # learning rate at the end of the cosine, or far along the exponential
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_least(1, "encoder_size", "latent_size", "num_mixtures", "class_size", "max_len")
+        self._check_least(1, "num_buckets")
+        self._check_least(0, "kl_weight", "kl_weight_start", "kl_floor", "preview_count")
+        for name in ("recurrent_dropout", "drop_points"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "a probability in 0..1")
+        self._check("random_scale", 0 <= self.random_scale < 1, "in 0..1, less than 1")
+        self._check("kl_decay", 0 < self.kl_decay <= 1, "above 0, at most 1")
+
+    @property
+    def unroll_len(self) -> int:
+        """See ``TrainConfig``."""
+        return self.max_len
+
+    @property
+    def positions_per_step(self) -> int:
+        """See ``TrainConfig``."""
+        return self.batch_size
+
+    @property
+    def body(self) -> str:
+        """See ``TrainConfig``."""
+        kind = "conditional" if self.conditional else "unconditional"
+        return f"{kind}, {self.decoder} of {self.hidden_size}"
+
+
+CONFIGS: dict[str, type[TrainConfig]] = {
+    "char": CharConfig,
+    "series": SeriesConfig,
+    "sketch": SketchConfig,
+}
 """The options of each task, by its name."""
 
 
@@ -147,6 +263,12 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         choices = typing.get_args(hint)
         if value not in choices:
             raise InputError(f"--{flag} is {value!r}, expected one of {', '.join(choices)}")
+        return
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            raise InputError(f"--{flag} is {value!r}, expected a list")
+        for part in value:
+            _check_type(name, part, typing.get_args(hint)[0])
         return
     accepted = (int, float) if hint is float else hint
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, accepted):
@@ -209,6 +331,9 @@ def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:
             f"{source}: unknown {', '.join(unknown)}{meant} (the task {task!r} has "
             f"{', '.join(hints)})"
         )
+    for name, value in values.items():
+        if isinstance(value, list) and typing.get_origin(hints[name]) is tuple:
+            values[name] = tuple(value)
     try:
         return task, config_class(**values)
     except InputError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from jaxrnn.data.strokes import to_lines
 
 
 def _figure(title: str) -> tuple[Figure, Any]:
@@ -66,4 +70,30 @@ def prediction(
         axes.axvspan(start, len(values) - 0.5, color="tab:blue", alpha=0.08, label="validation")
     axes.set_xlabel("step")
     axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def drawings(
+    path: Path, shown: Sequence[np.ndarray], *, num_columns: int = 0, num_prefix: int = 0
+) -> None:
+    """A grid of drawings, stroke-3; their first ``num_prefix`` points in another colour."""
+    num_columns = num_columns or max(1, math.ceil(math.sqrt(len(shown))))
+    num_rows = math.ceil(len(shown) / num_columns)
+    figure = Figure(figsize=(1.6 * num_columns, 1.6 * num_rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for k, drawing in enumerate(shown):
+        axes = figure.add_subplot(num_rows, num_columns, k + 1)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.invert_yaxis()
+        axes.axis("off")
+        start = 0
+        for line in to_lines(drawing):
+            split = int(np.clip(num_prefix - start, 0, len(line)))
+            parts = {"tab:pink": line[:split], "black": line[max(split - 1, 0) :]}
+            if split == len(line):
+                del parts["black"]
+            for color, part in parts.items():
+                marker = "." if len(part) == 1 else ""
+                axes.plot(*part.T, color=color, linewidth=1.2, marker=marker)
+            start += len(line)
     figure.savefig(path, dpi=110)

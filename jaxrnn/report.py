@@ -21,10 +21,10 @@ from jaxrnn.tasks import Data, Task
 from jaxrnn.train_step import initial_state, make_step, steps_per_dispatch
 from jaxrnn.training import Outcome, stack_batches, total_steps
 
-UNITS = {"char": "symbols", "series": "values"}
+UNITS = {"char": "symbols", "series": "values", "sketch": "drawings"}
 """What one position of a task's data is called."""
 
-NOTES = {"char": "", "series": "scaled values"}
+NOTES = {"char": "", "series": "scaled values", "sketch": "nats"}
 """What a task's metrics are of, where their names don't say it."""
 
 
@@ -65,11 +65,13 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
     console.print(
         f"steps   {total:,} ({data.train.steps_per_epoch:,} an epoch), {capacity} in a dispatch"
     )
-    inputs, targets = batches[0][0], batches[1][0]
-    console.print(
-        f"batch   inputs {inputs.dtype}{inputs.shape}, targets {targets.dtype}{targets.shape}",
-        markup=False,
-    )
+    named = zip(("inputs", "targets"), batches, strict=False)
+    shapes = [
+        f"{name} {' '.join(f'{a.dtype}{a.shape[1:]}' for a in jax.tree.leaves(part))}"
+        for name, part in named
+        if jax.tree.leaves(part)
+    ]
+    console.print(f"batch   {', '.join(shapes)}", markup=False)
     console.print(parameter_table(state.params))
 
     started = time.perf_counter()
@@ -134,6 +136,8 @@ def outcome(console: Console, task: Any, run: Run, result: Outcome) -> None:
     else:
         console.print(f"{ended} after step {result.step}; loss {line['loss']:.5g}", markup=False)
     commands = [f"torch_compat export {path} --to exported"]
+    if task.name == "sketch":
+        commands = [f"jaxrnn.draw {path} --to drawings.png"]
     if "sample" in line:
         sample = re.sub(r"\n{3,}", "\n\n", line["sample"].strip("\n"))
         console.print(f"\n{sample}\n", markup=False)
@@ -165,4 +169,6 @@ def evaluation(
     out = console()
     rows = {name: metrics, **({"last value": naive} if naive else {})}
     out.print(metrics_table(rows, NOTES[task.name]))
-    out.print(f"over {num_counted:,} positions, the state carried through")
+    carried = "" if task.name == "sketch" else ", the state carried through"
+    unit = "drawings" if task.name == "sketch" else "positions"
+    out.print(f"over {num_counted:,} {unit}{carried}")

@@ -60,8 +60,7 @@ class Run:
                 )
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             about = _provenance()
-            data = config.data and str(Path(config.data).absolute())
-            config = dataclasses.replace(config, run=str(path), data=data)
+            config = dataclasses.replace(config.with_absolute_data(), run=str(path))
             run = cls(path, task, config, facts, about)
             run.write_config(config)
             content = {"format": FORMAT, "task": task, "facts": facts, "about": about}

@@ -68,7 +68,8 @@ def run_command(argv: list[str]) -> int:
     options = cli.parse(SampleOptions, args=argv, prog="python -m jaxrnn.sample")
     task, skeleton, params, _ = cli.open_model(options.run, options.checkpoint, options.device)
     if task.name != "char":
-        raise InputError(f"{options.run} is of the task {task.name!r}, expected 'char'")
+        more = "; python -m jaxrnn.draw draws with it" if task.name == "sketch" else ""
+        raise InputError(f"{options.run} is of the task {task.name!r}, expected 'char'{more}")
 
     import jax
 

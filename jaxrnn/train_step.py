@@ -10,6 +10,7 @@ learning rate by the step. Usage::
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -25,10 +26,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import rules
-from jaxrnn.config import TrainConfig
+from jaxrnn.config import StreamConfig, TrainConfig
 from jaxrnn.errors import InputError
-from jaxrnn.models import Params, Skeleton, split
+from jaxrnn.models import Params, Skeleton, skeleton_of, split
 from jaxrnn.tasks import Task
+
+LATENT = 2**31  # folded into a step's key for what a latent vector is drawn by
 
 
 class TrainState(NamedTuple):
@@ -49,8 +52,9 @@ class StepMetrics(NamedTuple):
 
 
 def learning_rate(config: TrainConfig, total: int) -> Callable[[Any], Array]:
-    """The rate of a step: a linear warm-up from lr / warmup_steps, then constant or half a cosine
-    down to ``lr_final`` at the last step (arXiv 1608.03983, without restarts).
+    """The rate of a step: a linear warm-up from lr / warmup_steps, then constant, half a cosine
+    down to ``lr_final`` at the last step (arXiv 1608.03983, without restarts), or an exponential
+    towards ``lr_final``.
     """
 
     def rate(step):
@@ -60,6 +64,9 @@ def learning_rate(config: TrainConfig, total: int) -> Callable[[Any], Array]:
             share = (step - config.warmup_steps) / max(total - 1 - config.warmup_steps, 1)
             cosine = (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1))) / 2
             lr = config.lr_final + (lr - config.lr_final) * cosine
+        if config.schedule == "exponential":
+            decayed = jnp.float32(config.lr_decay) ** jnp.maximum(step - config.warmup_steps, 0)
+            lr = config.lr_final + (lr - config.lr_final) * decayed
         if config.warmup_steps:
             lr = lr * jnp.minimum((step + 1) / config.warmup_steps, 1)
         return lr
@@ -78,12 +85,20 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def initial_state(task: Task, config: TrainConfig) -> tuple[Skeleton, Skeleton, TrainState]:
     """The model to train, the same for evaluation, and the state before the first step."""
-    key = jax.random.key(config.seed)
-    model: Any = task.model(nnx.Rngs(jax.random.fold_in(key, 0)))
-    train_skeleton, params = split(model)
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+
+    # One program in place of one for each draw, and compiled in half the time: it runs once.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def drawn(key):
+        model = task.model(nnx.Rngs(key))
+        skeleton, params = split(model)
+        return params, skeleton.rest, task.initial_carry(model, config.batch_size)
+
+    params, rest, carry = drawn(key)
+    model: Any = nnx.eval_shape(lambda: task.model(nnx.Rngs(key)))
+    train_skeleton = dataclasses.replace(skeleton_of(model), rest=rest)
     model.eval()
-    eval_skeleton, _ = split(model)
-    carry = model.rnn.initial_state(config.batch_size)
+    eval_skeleton = dataclasses.replace(skeleton_of(model), rest=rest)
     state = TrainState(jnp.int32(0), params, optimizer(config).init(params), carry)
     return train_skeleton, eval_skeleton, state
 
@@ -93,7 +108,7 @@ def steps_per_dispatch(config: TrainConfig, params: Params) -> int:
     if config.steps_per_dispatch:
         return config.steps_per_dispatch
     size = sum(math.prod(p.shape) for p in params.values())
-    return rules.steps_per_dispatch(6 * size * config.batch_size * config.seq_len)
+    return rules.steps_per_dispatch(6 * size * config.batch_size * config.unroll_len)
 
 
 def data_mesh(config: TrainConfig) -> Mesh:
@@ -126,13 +141,13 @@ def on_one_device(tree: Any) -> Any:
 
 
 def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
-    """The same mean loss of (params, batch, carry, key), computed in chunks of sqrt(T) steps.
+    """The same mean loss of (params, batch, carry, key, step), computed in chunks of sqrt(T) steps.
 
     Only the states between chunks are kept; a chunk's forward pass runs again for its gradient
     (arXiv 1604.06174): memory grows with sqrt(T), time by about a third.
     """
 
-    def loss_in_chunks(params, batch, carry, key):
+    def loss_in_chunks(params, batch, carry, key, step):
         num_steps = batch[0].shape[1]
         length = math.ceil(math.sqrt(num_steps))
         count = num_steps // length
@@ -140,7 +155,7 @@ def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
         @jax.checkpoint
         def chunk(carry, inputs):
             number, *batch = inputs
-            loss, carry = loss_of(params, batch, carry, jax.random.fold_in(key, number))
+            loss, carry = loss_of(params, batch, carry, jax.random.fold_in(key, number), step)
             return carry, loss * batch[0].shape[1] / num_steps
 
         def cut(a):
@@ -171,7 +186,7 @@ def make_step(
 ) -> jax.stages.Wrapped:
     """``train_steps(state, inputs, targets, starts, count) -> (state, StepMetrics)``, jitted.
 
-    ``loss_fn(model, inputs, targets, state, rngs)`` gives the loss and the carried state.
+    ``loss_fn(model, inputs, targets, state, rngs, step)`` gives the loss and the carried state.
     Arguments carry K batches; the first ``count`` of them are trained on. One compiled loop serves
     every count, so that the same steps give the same bits however they are grouped. The state is
     donated. Each device of the mesh has its rows of every batch; gradients are averaged over all.
@@ -180,25 +195,29 @@ def make_step(
     rate, transform = learning_rate(config, total), optimizer(config)
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
-    def loss_of(params, batch, carry, key):
+    def loss_of(params, batch, carry, key, step):
         inputs, targets = batch
-        rngs = nnx.Rngs(dropout=key)
-        return loss_fn(skeleton.merge(params), inputs, targets, carry, rngs)
+        rngs = nnx.Rngs(dropout=key, latent=jax.random.fold_in(key, LATENT))
+        return loss_fn(skeleton.merge(params), inputs, targets, carry, rngs, step)
 
-    if config.remat:
+    if isinstance(config, StreamConfig) and config.remat:
         loss_of = in_chunks(loss_of)
 
     def train_step(state, inputs, targets, starts):
         carry = jax.tree.map(lambda s: jnp.where(starts, jnp.zeros_like(s), s), state.carry)
         key = jax.random.fold_in(dropout_key, state.step)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, carry), grads = value_and_grad(state.params, (inputs, targets), carry, key)
+        batch = (inputs, targets)
+        (loss, carry), grads = value_and_grad(state.params, batch, carry, key, state.step)
         if rules.contiguous_rows(jax.default_backend()):
             grads = jax.tree.map(by_rows, grads)
         grad_norm = optax.tree.norm(grads)
         if config.clip:  # torch.nn.utils.clip_grad_norm_'s formula
             scale = jnp.minimum(config.clip / (grad_norm + 1e-6), 1)
             grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+        if config.clip_value:  # clip_grad_value_'s
+            size = config.clip_value
+            grads = jax.tree.map(lambda g: jnp.clip(g, -size, size), grads)
         updates, moments = transform.update(grads, state.moments, state.params)
         lr = rate(state.step)
         params = jax.tree.map(lambda p, u: p - lr.astype(p.dtype) * u, state.params, updates)
@@ -214,7 +233,8 @@ def make_step(
     def train_steps(state, inputs, targets, starts, count):
         def body(k, carried):
             state, metrics = carried
-            state, new = train_step(state, inputs[k], targets[k], starts[k])
+            batch = jax.tree.map(lambda a: a[k], (inputs, targets, starts))
+            state, new = train_step(state, *batch)
             metrics = jax.tree.map(lambda m, v: m.at[k].set(v.astype(m.dtype)), metrics, new)
             return state, metrics
 

@@ -26,7 +26,7 @@ from jaxrnn.config import TrainConfig
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
-from jaxrnn.tasks import Data, HeldOut, Task
+from jaxrnn.tasks import Data, Task, Validation
 from jaxrnn.train_step import (
     data_mesh,
     initial_state,
@@ -72,11 +72,11 @@ def total_steps(config: TrainConfig, data: Data) -> int:
     return config.steps or config.epochs * data.train.steps_per_epoch
 
 
-def stack_batches(data: Data, step: int, count: int, capacity: int) -> tuple[np.ndarray, ...]:
+def stack_batches(data: Data, step: int, count: int, capacity: int) -> tuple[Any, ...]:
     """``capacity`` batches from ``step`` on, in arrays; from ``count`` on they are not read."""
-    batches = [data.train.batch_at(step + k) for k in range(count)]
+    batches = [tuple(data.train.batch_at(step + k)) for k in range(count)]
     batches += [batches[-1]] * (capacity - count)
-    return tuple(np.stack(part) for part in zip(*batches, strict=True))
+    return jax.tree.map(lambda *parts: np.stack(parts), *batches)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -88,7 +88,7 @@ def evaluate(
     task: Task,
     skeleton: Skeleton,
     params: Params,
-    held_out: HeldOut,
+    held_out: Validation,
     num_streams: int = 1,
     chunk_len: int = EVAL_CHUNK,
     carry: Any = None,
@@ -99,16 +99,12 @@ def evaluate(
     ``chunk_len`` or more positions before it; 1 is the plain definition. ``carry`` is the state
     that training ended with, for a stream that goes on from there; others start from zeros.
     """
-    num_streams = max(1, min(num_streams, held_out.num_counted // (2 * chunk_len)))
-    if held_out.continues:  # the carried state is that of one stream
-        num_streams = 1
-    longest = -(-len(held_out.inputs) // num_streams)
-    chunk_len = min(chunk_len, longest)
     model: Any = skeleton.merge(params)
     sums = []
     for window in held_out.windows(num_streams, chunk_len):
         if not sums and not held_out.continues:
-            carry = model.rnn.initial_state(len(window.mask))
+            _, _, mask = window
+            carry = task.initial_carry(model, len(mask))
         part, carry = _score(task, skeleton, params, carry, window)
         sums.append(part)
     totals = {k: math.fsum(float(part[k]) for part in sums) for k in sums[0]}
@@ -163,7 +159,7 @@ def train(
     capacity = min(steps_per_dispatch(config, state.params), total)
     every = _Every(config, data, total)
     has_validation = data.held_out.num_counted > 0
-    tokens = config.batch_size * config.seq_len
+    tokens = config.positions_per_step
     line: dict[str, Any] = {}
     began = plotted = ready = time.monotonic()  # ready: when the device had nothing to do, or
     time_before = progress.time_s  # the last group was done
@@ -208,7 +204,7 @@ def train(
             eval_skeleton,
             on_one_device(state.params),
             data.held_out,
-            config.eval_streams,
+            getattr(config, "eval_streams", 1),
             carry=state.carry if mesh.size == 1 else None,
         )
         value = found[task.monitor]
@@ -250,6 +246,7 @@ def train(
                 break
             timed = capacity if config.steps_per_dispatch else rules.steps_in_time(capacity, step_s)
             count = min(timed, every.next_event(step) - step)
+            count = data.train.num_alike(step, count)
             batches = stack_batches(data, step, count, capacity)
             state, metrics = train_steps(state, *batches, np.int32(count))
             if pending:  # fetched only now, so that the device had work meanwhile
@@ -296,10 +293,7 @@ def draw(run: Run, task: Task) -> None:
     lines = run.metrics()
     if not lines:
         return
-    title = (
-        f"{run.path.name}: {run.config.cell}, {run.config.num_layers} x {run.config.hidden_size}"
-    )
-    plots.loss(run.path / "loss.png", lines, task.monitor, title)
+    plots.loss(run.path / "loss.png", lines, task.monitor, f"{run.path.name}: {run.config.body}")
     samples = [f"--- step {m['step']} ---\n{m['sample']}\n" for m in lines if "sample" in m]
     if samples:
         (run.path / "samples.txt").write_text("\n".join(samples), encoding="utf-8")

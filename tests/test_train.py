@@ -286,7 +286,8 @@ def test_help_shows_examples_and_every_option(task, monkeypatch, capsys):
     for example in ("series --data file.csv --target price", "--resume runs/"):
         assert f"  python -m jaxrnn.train {example}" in out
     for name in CONFIGS[task].__dataclass_fields__:
-        assert f"--{name.replace('_', '-')} " in out
+        flag = name.replace("_", "-")
+        assert f"--{flag} " in out or f"--no-{flag} " in out  # the one that changes the default
     assert "optimizer steps; above 0 it takes the place of epochs" in " ".join(out.split())
 
 

@@ -58,6 +58,14 @@ def test_a_cosine_shorter_than_its_warm_up_stays_finite():
     assert rates(1, lr=1.0, schedule="cosine") == [1.0]
 
 
+def test_an_exponential_falls_by_its_factor_towards_the_final_rate():
+    options = {"lr": 1.0, "lr_final": 0.2, "lr_decay": 0.5, "schedule": "exponential"}
+    np.testing.assert_allclose(rates(4, **options), [1.0, 0.6, 0.4, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(
+        rates(5, **options, warmup_steps=2), [0.5, 1.0, 1.0, 0.6, 0.4], rtol=1e-6
+    )
+
+
 # --- the optimizers ---
 
 OPTIMIZERS = [
@@ -168,6 +176,26 @@ def test_a_gradient_within_the_limit_is_not_clipped(text_file):
         assert_close(change, scale * after[0.0][k], "float32")
 
 
+def test_elements_of_a_gradient_are_clipped_as_torch_clips_them(text_file):
+    config = char_config(text_file, clip=0.0, optimizer="sgd", momentum=0.0, lr=1.0)
+    task, data = TASKS["char"].load(config)
+    changes = {}
+    for clip_value in (0.0, 0.01):
+        clipped = dataclasses.replace(config, clip_value=clip_value)
+        skeleton, _, state = train_step.initial_state(task, clipped)
+        before = {k: np.array(v) for k, v in state.params.items()}
+        step = train_step.make_step(task.loss, skeleton, clipped, 1)
+        state, _ = step(state, *training.stack_batches(data, 0, 1, 1), 1)
+        changes[clip_value] = {k: np.asarray(v) - before[k] for k, v in state.params.items()}
+    parameters = [torch.nn.Parameter(torch.zeros(v.shape)) for v in changes[0.0].values()]
+    for parameter, change in zip(parameters, changes[0.0].values(), strict=True):
+        parameter.grad = torch.tensor(change)
+    torch.nn.utils.clip_grad_value_(parameters, 0.01)
+    for parameter, change in zip(parameters, changes[0.01].values(), strict=True):
+        assert_close(change, parameter.grad, "float32")
+    assert max(np.abs(change).max() for change in changes[0.0].values()) > 0.02
+
+
 def test_the_state_is_zeroed_at_the_start_of_an_epoch_only(text_file):
     config = char_config(text_file)
     task, data = TASKS["char"].load(config)
@@ -263,13 +291,13 @@ def test_in_chunks_of_sqrt_of_the_steps_the_same_is_learned(text_file, seq_len):
 def test_dropout_in_chunks_is_on_and_differs_from_chunk_to_chunk():
     seen = []
 
-    def loss_of(params, batch, carry, key):
+    def loss_of(params, batch, carry, key, step):
         jax.debug.callback(lambda bits: seen.append(int(bits)), jax.random.bits(key))
         return params * batch[0].mean(), carry
 
     chunked = train_step.in_chunks(loss_of)
     batch = (jnp.ones((2, 11)), jnp.ones((2, 11)))
-    loss, _ = chunked(jnp.float64(3.0), batch, None, jax.random.key(0))
+    loss, _ = chunked(jnp.float64(3.0), batch, None, jax.random.key(0), 0)
     jax.effects_barrier()
     assert_close(loss, 3.0)
     assert len(seen) == len(set(seen)) == 3

@@ -52,6 +52,11 @@ def _versions() -> dict[str, str]:
 
 def _subject(run: Run, checkpoint: str) -> tuple[Subject, dict[str, Any]]:
     """A run's model and its checkpoint's meta; JAX must have float64 on where the run has."""
+    if run.task == "sketch":
+        raise InputError(
+            f"{run.path} is of the task 'sketch', expected 'char' or 'series': a sketch-rnn has no "
+            "torch twin yet; torch_compat.magenta.write gives sketch-rnn-js's JSON of it"
+        )
     task = TASKS[run.task].from_facts(run.config, run.facts)
     skeleton, params, meta = load_model(task, run, checkpoint)
     carried = {

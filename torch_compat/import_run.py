@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.config import CONFIGS, CharConfig, SeriesConfig, TrainConfig
+from jaxrnn.config import CharConfig, SeriesConfig, StreamConfig, TrainConfig
 from jaxrnn.data.series import Scaler
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
@@ -33,6 +33,7 @@ _RUN_FILES = {
 _CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
 _TASK_OF = {"CharLM": "char", "Forecaster": "series"}
+_CONFIG_OF: dict[str, type[StreamConfig]] = {"char": CharConfig, "series": SeriesConfig}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Import:
 
     task: str
     weights: Weights
-    config: TrainConfig  # the run's
+    config: StreamConfig  # the run's
     has_data: bool  # whether the run can be trained on
     notes: list[str]  # what was presumed
 
@@ -91,8 +92,8 @@ def import_run(
     weights = read(source)
     task_name = _TASK_OF[weights.name]
     if config is None:
-        config = CONFIGS[task_name](dropout=weights.arguments.get("dropout", 0.0))
-    elif type(config) is not CONFIGS[task_name]:
+        config = _CONFIG_OF[task_name](dropout=weights.arguments.get("dropout", 0.0))
+    if not isinstance(config, StreamConfig) or type(config) is not _CONFIG_OF[task_name]:
         raise InputError(f"--config is not of the task {task_name!r}, whose model {source} holds")
     data = data or config.data
     if target and (task_name == "char" or not data):

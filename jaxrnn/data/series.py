@@ -93,6 +93,10 @@ class SineStreams:
         values = np.sin(times).astype(np.float32)[None, :, None]
         return Batch(values[:, :-1].copy(), values[:, 1:].copy(), np.bool_(step == 0))
 
+    def num_alike(self, step: int, count: int) -> int:
+        """All: batches have one shape."""
+        return count
+
 
 @dataclasses.dataclass(frozen=True)
 class SeriesData:

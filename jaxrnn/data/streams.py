@@ -72,6 +72,10 @@ class Streams:
             np.bool_(k == 0),
         )
 
+    def num_alike(self, step: int, count: int) -> int:
+        """All: batches have one shape."""
+        return count
+
 
 def next_targets(
     values: Shaped[np.ndarray, "N *features"],

@@ -82,7 +82,7 @@ def session(workload: Workload) -> Session:
     valid = jnp.asarray(lengths(workload)) if workload.max_length else None
     loss_of = losses.cross_entropy if workload.is_text else losses.squared_error
 
-    def loss_and_state(model, inputs, targets, state, rngs):
+    def loss_and_state(model, inputs, targets, state, rngs, step):
         y, state = model(inputs, state, lengths=valid, rngs=rngs)
         return loss_of(y, targets), state
 

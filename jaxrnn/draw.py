@@ -1,0 +1,191 @@
+"""Draw with a trained sketch-rnn: ``python -m jaxrnn.draw RUN``.
+
+New drawings, endings of one that was begun, drawings again through the latent vector, and what lies
+between two of them; as SVG, PNG or JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from jaxrnn import cli
+from jaxrnn.data.sketch_output import from_json, to_json, to_svg
+from jaxrnn.data.sketches import read_sketches
+from jaxrnn.data.strokes import Drawing
+from jaxrnn.errors import InputError
+
+SUFFIXES = (".svg", ".png", ".json")
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawOptions:
+    """Draw with a trained sketch-rnn.
+
+    examples:
+      python -m jaxrnn.draw runs/sketch-20250101-120000
+      python -m jaxrnn.draw runs/sketch-20250101-120000 --prefix begun.svg --to endings.svg
+      python -m jaxrnn.draw runs/sketch-20250101-120000 --between two.json --count 7 --to row.png
+      python -m jaxrnn.draw runs/sketch-20250101-120000 --seconds 4 --to moving.svg
+    """
+
+    run: Annotated[str, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
+    """run directory of the task sketch"""
+    to: Annotated[str, tyro.conf.arg(metavar="FILE")] = "drawings.svg"
+    """picture (.svg, .png) or points (.json) to write"""
+    count: int = 9
+    """how many drawings"""
+    prefix: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """a file whose first drawing was begun: draw endings of it"""
+    again: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """a file of drawings: draw each again from its latent vector, beside it"""
+    between: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """a file of two drawings: draw what lies between their latent vectors"""
+    class_name: Annotated[str, tyro.conf.arg(name="class", metavar="CLASS")] = ""
+    """which class, where the run was trained on several; empty: the first"""
+    temperature: float = 0.4
+    """near 0 sure of itself, 1 as varied as the training drawings"""
+    convention: Literal["paper", "magenta"] = "paper"
+    """what the temperature does: variances times it, logits over (1 + it) / 2, as in the paper's
+    figures; or variances times its square, logits over it, as Magenta's model.py has it"""
+    length: int = 0
+    """most points of a drawing; 0: those of the longest training drawing"""
+    seconds: float = 0.0
+    """of an SVG that draws itself, over and over; 0: a still one"""
+    seed: int = 0
+    """of the draws: the same seed gives the same drawings"""
+    checkpoint: Literal["auto", "best", "last"] = "auto"
+    """which parameters; auto: the best, or the last where nothing was validated"""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """where to compute"""
+
+    def __post_init__(self):
+        checks = {
+            "to": (Path(self.to).suffix.lower() in SUFFIXES, f"a name in {', '.join(SUFFIXES)}"),
+            "count": (1 <= self.count <= 1000, "from 1 to 1000"),
+            "temperature": (0 <= self.temperature < math.inf, "a number from 0 on"),
+            "length": (self.length >= 0, "at least 0"),
+            "seconds": (0 <= self.seconds < math.inf, "a number from 0 on"),
+            "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+        }
+        for name, (ok, expected) in checks.items():
+            if not ok:
+                raise InputError(f"--{name} is {getattr(self, name)!r}, expected {expected}")
+        given = [name for name in ("prefix", "again", "between") if getattr(self, name)]
+        if len(given) > 1:
+            raise InputError(f"--{given[0]} and --{given[1]} exclude each other; give one")
+        if self.seconds and Path(self.to).suffix.lower() != ".svg":
+            raise InputError(f"--seconds is {self.seconds}, expected 0 for {self.to}: SVG moves")
+
+
+def main() -> int:
+    """The command line; gives the exit code."""
+    return cli.exit_code(lambda: run_command(sys.argv[1:]))
+
+
+def run_command(argv: list[str]) -> int:
+    """Do what the arguments say; raises InputError."""
+    options = cli.parse(DrawOptions, args=argv, prog="python -m jaxrnn.draw")
+    task, skeleton, params, _ = cli.open_model(options.run, options.checkpoint, options.device)
+    if task.name != "sketch":
+        raise InputError(f"{options.run} is of the task {task.name!r}, expected 'sketch'")
+
+    from jaxrnn.models.sketch_drawing import Pen
+
+    drawings, num_prefix, num_columns = drawn(options, task, Pen((skeleton, params)))
+    path = Path(options.to)
+    try:
+        if path.suffix.lower() == ".json":
+            path.write_text(to_json(drawings), encoding="utf-8")
+        elif path.suffix.lower() == ".png":
+            from jaxrnn import plots
+
+            plots.drawings(path, drawings, num_columns=num_columns, num_prefix=num_prefix)
+        else:
+            shown = {"num_columns": num_columns, "num_prefix": num_prefix}
+            text = to_svg(drawings, seconds=options.seconds, **shown)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"can't write --to {path}: {error.strerror or error}") from error
+    points = sum(map(len, drawings))
+    print(f"wrote {path}: {len(drawings)} drawings of {points:,} points")
+    return 0
+
+
+def drawn(options: DrawOptions, task: Any, pen: Any) -> tuple[list[Drawing], int, int]:
+    """The drawings in the data's unit, the points that were given of each, and columns (0: any)."""
+    import jax
+
+    key = jax.random.key(options.seed)
+    unit = np.array([task.scale, task.scale, 1], np.float32)
+    shared = {
+        "length": options.length or task.num_points,
+        "temperature": options.temperature,
+        "convention": options.convention,
+    }
+
+    def draw(count: int, **more: Any) -> list[Drawing]:
+        classes = np.full(count, _class(options.class_name, task), np.int32)
+        found = pen.drawings(key, count=count, classes=classes, **shared, **more)
+        return [drawing * unit for drawing in found]
+
+    if options.prefix:
+        begun = _read("prefix", options.prefix)[0]
+        endings = draw(options.count, prefix=begun / unit)
+        return [np.concatenate([begun, ending]) for ending in endings], len(begun), 0
+    if not (options.again or options.between):
+        return draw(options.count), 0, 0
+    name = "again" if options.again else "between"
+    if not task.config.conditional:
+        raise InputError(
+            f"--{name}: the run was trained with --no-conditional, and has no latent vectors"
+        )
+    given = _read(name, getattr(options, name))
+    if name == "again":
+        mu, _ = pen.encode([drawing / unit for drawing in given])
+        pairs = zip(given, draw(len(given), z=mu), strict=True)
+        return [drawing for pair in pairs for drawing in pair], 0, 2
+    if len(given) != 2:
+        raise InputError(f"--between {options.between} has {len(given)} drawings, expected 2")
+
+    from jaxrnn.models.sketch_drawing import slerp
+
+    first, second = pen.encode([drawing / unit for drawing in given])[0]
+    shares = np.linspace(0, 1, options.count)
+    z = np.stack([slerp(first, second, share) for share in shares])
+    return draw(options.count, z=z), 0, options.count
+
+
+def _read(flag: str, path: str) -> list[Drawing]:
+    """All drawings of a file, in its own unit; raises InputError where there is none."""
+    if Path(path).suffix.lower() == ".json":
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"can't read --{flag} {path}: {error}") from error
+        drawings = from_json(text, path)
+    else:
+        file = read_sketches(path)
+        drawings = [*file.train, *file.valid, *file.test]
+    drawings = [drawing for drawing in drawings if len(drawing)]
+    if not drawings:
+        raise InputError(f"--{flag} {path} has no drawing with points in it")
+    return drawings
+
+
+def _class(name: str, task: Any) -> int:
+    if not name:
+        return 0
+    if name not in task.classes:
+        raise InputError(f"--class is {name!r}, expected one of {', '.join(task.classes)}")
+    return task.classes.index(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
