@@ -8,7 +8,7 @@ import jax
 import pytest
 import torch
 
-from jaxrnn import cli, train
+from jaxrnn import cli, draw, train
 from torch_compat import __main__ as compat
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -37,8 +37,13 @@ def test_the_python_code_runs_and_gives_the_shapes_that_it_says():
 )
 def test_the_options_of_training_commands_exist(command):
     task, parsed, _ = train.parse(shlex.split(command)[3:])
-    assert task in ("char", "series")
+    assert task in train.CONFIGS
     assert isinstance(parsed.training, train.CONFIGS[task])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m jaxrnn.draw ")])
+def test_the_options_of_drawing_commands_exist(command):
+    assert cli.parse(draw.DrawOptions, args=shlex.split(command)[3:])
 
 
 @pytest.mark.parametrize(
