@@ -26,6 +26,22 @@ def orthogonal_gates(
 ) -> Float[Array, "G H"]:
     """(num_gates * size, size): a random orthogonal matrix for each gate (arXiv 1312.6120)."""
     wide = jnp.promote_types(dtype, jnp.float32)
-    make = jax.nn.initializers.orthogonal(dtype=wide)
-    blocks = jax.vmap(lambda key: make(key, (size, size)))(jax.random.split(key, num_gates))
+    blocks = _orthonormal(jax.random.normal(key, (num_gates, size, size), wide))
     return blocks.reshape(num_gates * size, size).astype(dtype)
+
+
+def _orthonormal(blocks: Float[Array, "N H H"]) -> Float[Array, "N H H"]:
+    """The rows of each block by Gram and Schmidt, twice: of normal numbers, uniform rotations.
+
+    Not ``jnp.linalg.qr``: within a jitted program on two CPU devices LAPACK's threads can wait for
+    each other without end (jax 0.10.2).
+    """
+
+    def next_row(k, done):
+        row = blocks[:, k]
+        for _ in range(2):  # once loses digits to rounding
+            along = jnp.einsum("nij,nj->ni", done, row)  # rows from k on are zeros yet
+            row = row - jnp.einsum("ni,nij->nj", along, done)
+        return done.at[:, k].set(row / jnp.linalg.norm(row, axis=1, keepdims=True))
+
+    return jax.lax.fori_loop(0, blocks.shape[1], next_row, jnp.zeros_like(blocks))

@@ -1,5 +1,8 @@
 """How parameters are drawn where torch.nn's own way is not taken."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,3 +29,18 @@ def test_each_gate_is_a_rotation_of_its_own(dtype):
     for k, gate in enumerate(gates):
         assert_close(gate @ gate.T, np.eye(5), dtype)
         assert all(np.abs(gate - other).max() > 0.1 for other in gates[:k])
+
+
+def test_large_models_begin_on_two_devices_without_a_deadlock():
+    script = """if True:
+        import jax
+        from jaxrnn.initial_values import orthogonal_gates
+        jax.config.update("jax_num_cpu_devices", 2)
+        key, sizes = jax.random.key(0), (256, 256, 512)
+        draw = jax.jit(lambda key: [orthogonal_gates(key, 4, n, "float32") for n in sizes])
+        print([part.shape for part in jax.block_until_ready(draw(key))])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], timeout=120, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[(1024, 256), (1024, 256), (2048, 512)]\n"
