@@ -6,6 +6,7 @@ A field, its flag and its key in a run's ``config.toml`` carry the same word: ``
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import difflib
 import json
@@ -21,7 +22,7 @@ BACKENDS = ("scan", "reference")  # those of jaxrnn.recurrence; importing it wou
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(abc.ABC):
     """Options of every task."""
 
     data: str | tuple[str, ...] = ""  # to train on; empty: what the task has built in
@@ -88,19 +89,19 @@ class TrainConfig:
         return 1 if self.mesh == "auto" else int(self.mesh.removeprefix("data="))
 
     @property
+    @abc.abstractmethod
     def unroll_len(self) -> int:
         """T, steps in time of an optimizer step."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def positions_per_step(self) -> int:
         """How much data an optimizer step reads, in the unit that speed is told in."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def body(self) -> str:
         """The recurrent part in a few words."""
-        raise NotImplementedError
 
     def with_absolute_data(self) -> TrainConfig:
         """The same, its files found from everywhere."""
