@@ -135,7 +135,7 @@ def test_nine_endings_at_once_and_drawing_in_one_of_the_nine(open_page, tmp_path
     assert asked_by(page, button.click)["count"] == 9
     wait_for_status(page, "Nine endings.")
     assert button.get_attribute("aria-pressed") == "true"
-    wait_for_pixels(page, PERSON, 30)
+    wait_for_pixels(page, PERSON, 9)
     wait_for_pixels(page, MODEL, 100)
     clear = page.get_by_role("button", name="Clear")
     clear.click()
