@@ -27,7 +27,9 @@ GAIN = 4.0  # by which initial values are multiplied, so that what is read matte
 PEN = (2.0, 0.0, -5.0)  # logits: mostly down, lifted now and then, hardly ever at the end
 
 
-def make_run(path: Path, classes: tuple[str, ...] = ("cat", "dog"), **options) -> str:
+def make_run(
+    path: Path, classes: tuple[str, ...] = ("cat", "dog"), gain: float = GAIN, **options
+) -> str:
     small: dict[str, Any] = {
         "hidden_size": 8,
         "encoder_size": 4,
@@ -38,7 +40,7 @@ def make_run(path: Path, classes: tuple[str, ...] = ("cat", "dog"), **options) -
     facts = {"classes": list(classes), "scale": SCALE, "num_points": NUM_POINTS, "digest": ""}
     run = Run.create("sketch", config, facts)
     _, _, state = initial_state(TASKS["sketch"].from_facts(config, facts), config)
-    params = {name: GAIN * value for name, value in state.params.items()}
+    params = {name: gain * value for name, value in state.params.items()}
     params["output.bias"] = params["output.bias"].at[:3].set(jnp.array(PEN, jnp.float32))
     run.save(state._replace(params=params), {"step": 0})
     return str(path)

@@ -1,5 +1,6 @@
 """Runs to export, the command that exports them, and what lies there afterwards."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from jaxrnn import checkpoint, cli
 from jaxrnn.config import SeriesConfig
+from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from torch_compat import __main__ as command
+from torch_compat import directory as directories
+from torch_compat.exported import load
 
 ROOT = Path(__file__).parents[1]
 TEXT = "Der Gärtner goß\nthe garden, twice a day.\n" * 20
@@ -60,3 +65,20 @@ def params_of(run, name):
     return {
         k.removeprefix("params/"): a for k, a in arrays.items() if k.startswith("params/")
     }, meta
+
+
+def refused(directory):
+    with pytest.raises(InputError) as caught:
+        load(directory)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def change(directory, **values):
+    """Another configuration, with a checksum that fits it and the weights."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | values
+    del config["sha256"]
+    weights = (directory / "model.safetensors").read_bytes()
+    config["sha256"] = directories._digest(config, weights)
+    path.write_text(json.dumps(config), encoding="utf-8")

@@ -17,7 +17,7 @@ import jaxrnn
 import torch_compat
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
-from torch_compat import convert, layout, modules, parts
+from torch_compat import convert, layout, modules, normed_modules, parts, verify
 
 B, T, I, H, P = 3, 5, 4, 6, 2
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -178,6 +178,32 @@ def test_models_come_back_from_their_twins(twin, name):
     assert bits(torch_compat.to_torch(model).state_dict()) == bits(twin.state_dict())
     x = torch.randint(7, (B, T)) if name == "CharLM" else torch.randn(B, T, I).double()
     assert_same(twin, model, x)
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "layer_norm", "hyper"])
+def test_sketch_rnns_come_back_from_their_twins(decoder):
+    twin = modules.SketchRNN(decoder, 6, 4, 3, 2, 2, 5).double().eval()
+    model: Any = torch_compat.from_torch(twin)
+    assert convert.describe(model) == ("SketchRNN", twin.arguments)
+    again: Any = torch_compat.to_torch(model, strokes=twin.strokes | {"scale": 7.0})
+    assert bits(again.state_dict()) == bits(twin.state_dict())
+    assert (type(again), again.scale, again.training) == (modules.SketchRNN, 7.0, False)
+
+
+@pytest.mark.parametrize("name", ["LayerNormLSTM", "HyperLSTM"])
+def test_layer_normed_layers_cross_over_and_back(name):
+    layer: Any = getattr(jaxrnn, name)(
+        *(I, H), batch_first=True, recurrent_dropout=0.3, rngs=nnx.Rngs(0), param_dtype=jnp.float64
+    )
+    module: Any = torch_compat.to_torch(layer)
+    assert type(module) is getattr(normed_modules, name)
+    assert (module.batch_first, module.recurrent_dropout, module.training) == (True, 0.3, False)
+    back: Any = torch_compat.from_torch(module)
+    assert convert.describe(back) == convert.describe(layer)
+    for key, value in split(layer)[1].items():
+        assert bits(split(back)[1][key]) == bits(value)
+    rows = verify.verify(back, module)
+    assert {row.tensor for row in rows} >= {"parameters", "output", "h", "c"}
 
 
 def test_jax_and_numpy_arrays_are_a_state_dict_too():

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from exports import TEXT
+from exports import TEXT, change, refused
 
 import torch_compat
-from jaxrnn.errors import InputError
 from torch_compat import directory as directories
 from torch_compat import modules
 from torch_compat.convert import as_array
@@ -29,23 +28,6 @@ def directory(tmp_path):
     for name, data in directories.dump("CharLM", model.arguments, arrays, about).items():
         (tmp_path / "copy" / name).write_bytes(data)
     return tmp_path / "copy"
-
-
-def refused(directory):
-    with pytest.raises(InputError) as caught:
-        torch_compat.load(directory)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def change(directory, **values):
-    """Another configuration, with a checksum that fits it and the weights."""
-    path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | values
-    del config["sha256"]
-    weights = (directory / "model.safetensors").read_bytes()
-    config["sha256"] = directories._digest(config, weights)
-    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def test_load_names_the_file_that_is_missing_or_damaged(directory):

@@ -11,7 +11,8 @@ from flax import nnx
 from jaxrnn.errors import InputError
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.models.forecaster import Forecaster
-from torch_compat import layout, modules
+from jaxrnn.models.sketch_rnn import SketchRNN
+from torch_compat import layout, modules, normed_modules
 
 I, H, P, V, E, O = 4, 6, 3, 7, 5, 2
 
@@ -87,6 +88,46 @@ def test_models_are_the_twins_in_order_and_jaxrnns(name, arguments):
     model = nnx.eval_shape(lambda: cls(**arguments, rngs=nnx.Rngs(0)))
     params = nnx.to_flat_state(nnx.state(model, nnx.Param))
     assert {".".join(map(str, path)): param.shape for path, param in params} == expected
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "layer_norm", "hyper"])
+@pytest.mark.parametrize(("num_classes", "conditional"), [(0, True), (2, False), (3, True)])
+def test_sketch_rnns_are_the_twins_in_order_and_jaxrnns(decoder, num_classes, conditional):
+    arguments: dict[str, Any] = {
+        **{"decoder": decoder, "hidden_size": 6, "encoder_size": 4, "latent_size": 3},
+        **{"num_mixtures": 2, "num_classes": num_classes, "class_size": 5},
+        "conditional": conditional,
+    }
+    expected = layout.expected("SketchRNN", arguments)
+    assert shapes(modules.SketchRNN(**arguments)) == list(expected.items())
+    model = nnx.eval_shape(lambda: SketchRNN(**arguments, rngs=nnx.Rngs(0)))
+    params = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    assert {".".join(map(str, path)): param.shape for path, param in params} == expected
+    presumed = {} if conditional else {"encoder_size": 256, "latent_size": 128}
+    presumed |= {} if num_classes else {"class_size": 32}
+    assert layout.read_sketch_rnn(expected) == arguments | presumed
+
+
+@pytest.mark.parametrize("name", ["LayerNormLSTM", "HyperLSTM"])
+def test_layer_normed_layers_are_the_twins_in_order(name):
+    sizes = {"input_size": I, "hidden_size": H}
+    more = {"hyper_size": 7, "embedding_size": 3} if name == "HyperLSTM" else {}
+    module = getattr(normed_modules, name)(**sizes, **more)
+    expected = layout.expected(name, {**sizes, **more, "recurrent_dropout": 0.1})
+    assert list(expected.items()) == shapes(module)
+    assert layout.read_sketch_rnn(expected) is None
+
+
+def test_what_is_no_sketch_rnn_is_not_read_as_one():
+    char_lm = layout.char_lm(5, "lstm", H, 1, 0)
+    assert layout.read_sketch_rnn(char_lm) is None
+    seq2seq = {
+        f"{part}.{name}": shape
+        for part in ("encoder", "decoder")
+        for name, shape in layout.recurrent("lstm", I, H).items()
+    }
+    assert layout.read_sketch_rnn(seq2seq) is None
+    assert layout.read_sketch_rnn(seq2seq | {"output.weight": (9,)}) is None
 
 
 @pytest.mark.parametrize(("kind", "num_layers", "bias", "bidirectional", "proj_size"), LAYERS)

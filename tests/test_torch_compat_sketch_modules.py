@@ -114,10 +114,53 @@ def test_the_same_random_numbers_draw_the_same(kind, convention):
         torch.tensor(np.stack([np.asarray(d[part]) for d in draws], axis=1)) for part in (0, 1)
     )
     more: Any = {"z": as_tensor(z), "classes": as_tensor(classes)}
-    theirs = twin.draw(uniform, normal, prefix=torch.tensor(prefix), **options, **more)
+    more |= {"prefix": torch.tensor(prefix), "draws": (uniform, normal)}
+    theirs = twin.draw(B, length, **options, **more)
     assert max(map(len, ours)) > 3
     for one, other in zip(ours, theirs, strict=True):
         assert_close(one, other, "float32")
+
+
+def test_what_is_not_given_is_drawn_and_the_unit_is_the_datas():
+    _, _, twin = both_of("classes")
+    strokes = {"scale": 50.0, "num_points": 9, "classes": ["cat", "dog"]}
+    other = sketch_modules.SketchRNN(**twin.arguments, strokes=strokes).double()
+    other.load_state_dict(twin.state_dict())
+    assert (other.strokes, other.arguments) == (strokes, twin.arguments)
+    prefix = torch.tensor([[3.0, -2, 0], [10, 10, 1]])
+
+    def drawn(model, seed, length=0, **options):
+        generator = torch.Generator().manual_seed(seed)
+        return model.draw(4, length, generator=generator, **options)
+
+    # The random numbers come in the order z, uniform, normal.
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn((4, 2), generator=generator).double()
+    draws: Any = tuple(
+        make((4, 9, 2), generator=generator).double() for make in (torch.rand, torch.randn)
+    )
+    given: dict[str, Any] = {"z": z, "draws": draws, "classes": torch.tensor([0, 0, 0, 0])}
+    for one, two, plain in zip(
+        drawn(other, 1, prefix=50 * prefix * torch.tensor([1, 1, 1 / 50])),
+        other.draw(4, 9, prefix=50 * prefix * torch.tensor([1, 1, 1 / 50]), **given),
+        drawn(twin, 1, 9, prefix=prefix),
+        strict=True,
+    ):
+        assert torch.equal(one, two)
+        assert_close(one, plain * torch.tensor([50, 50, 1]))
+    assert max(len(one) for one in drawn(other, 1)) == 9
+    assert not torch.equal(drawn(other, 2)[0][:1], drawn(other, 1)[0][:1])
+    with pytest.raises(ValueError, match=r"\(4, 9, 2\) and \(4, 9, 2\), expected \(3, 9, 2\)"):
+        other.draw(3, 9, draws=draws)
+
+
+def test_drawing_ends_with_the_last_drawing():
+    _, _, twin = both_of("unconditional")
+    twin.output.bias.data[2] = 9.0
+    calls = []
+    twin.decoder.register_forward_hook(lambda *_: calls.append(1))
+    assert [len(drawing) for drawing in twin.draw(3, 50, temperature=0.1)] == [0, 0, 0]
+    assert len(calls) == 1
 
 
 def test_what_a_twin_needs_is_said():

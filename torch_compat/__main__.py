@@ -47,6 +47,7 @@ class ExportOptions:
       pt2          model.pt2, for torch.export.load: any batch size and length, state in and out
       onnx         model.onnx, native LSTM, GRU, RNN: any batch size and length, state in and out
       lesson       lesson.pt, the checkpoint of the char-rnn notebook
+      sketch-rnn-js  sketch-rnn.json, a drawing model for Magenta's pages, in 16 bits
 
     examples:
       python -m torch_compat export runs/char-20250101-120000 --to exported
@@ -59,9 +60,10 @@ class ExportOptions:
     """run directory"""
     to: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """directory to write, made with its parents"""
-    format: tuple[Literal["module", "safetensors", "state-dict", "pt2", "onnx", "lesson"], ...] = (
-        "module",
-    )
+    format: tuple[
+        Literal["module", "safetensors", "state-dict", "pt2", "onnx", "lesson", "sketch-rnn-js"],
+        ...,
+    ] = ("module",)
     """in which forms"""
     checkpoint: Literal["auto", "best", "last"] = "auto"
     """which parameters; auto: the best, or the last where nothing was validated"""
@@ -73,16 +75,18 @@ class ExportOptions:
 class ImportOptions:
     """Make a run of weights from torch, which jaxrnn.sample, evaluate and train take.
 
-    FILE is a state dict (torch.save's or safetensors), the checkpoint of the char-rnn notebook, or
-    a directory that export wrote. It must hold one LSTM, GRU or RNN, a linear decoder, and an
-    embedding unless the input is one-hot, under any names. Tensors and plain values are all that is
-    taken from it; nothing in it is run.
+    FILE is a state dict (torch.save's or safetensors), the checkpoint of the char-rnn notebook, a
+    drawing model of Magenta's pages (.json), or a directory that export wrote. It must hold one
+    LSTM, GRU or RNN, a linear decoder, and an embedding unless the input is one-hot, under any
+    names; or a sketch-rnn, under ours. Tensors and plain values are all that is taken from it;
+    nothing in it is run.
 
     examples:
       python -m torch_compat import rnn_20_epoch.net --to runs/anna --data anna.txt
       python -m torch_compat import exported --to runs/again
       python -m torch_compat import model.safetensors --to runs/book --data book.txt
       python -m torch_compat import simple_rnn.pt --to runs/sine
+      python -m torch_compat import dog.gen.json --to runs/dog
       python -m jaxrnn.train --resume runs/anna
     """
 
@@ -185,7 +189,7 @@ def export(options: ExportOptions) -> int:
 def import_(options: ImportOptions) -> int:
     """The command ``import``."""
     from jaxrnn import report
-    from jaxrnn.config import from_toml
+    from jaxrnn.config import StreamConfig, from_toml
     from torch_compat.import_run import import_run
 
     done = import_run(
@@ -198,15 +202,17 @@ def import_(options: ImportOptions) -> int:
         force=options.force,
     )
     weights, path = done.weights, shlex.quote(options.to)
-    arguments = weights.arguments | {"dropout": done.config.dropout}
+    arguments = dict(weights.arguments)
+    if isinstance(done.config, StreamConfig):
+        arguments["dropout"] = done.config.dropout
     shown = ", ".join(f"{key} {value}" for key, value in arguments.items())
     lines = [
         f"read    {options.file}: {weights.name}, {done.num_parameters:,} parameters ({shown})",
         f"wrote   {options.to}",
     ]
     lines += [f"note    {note}" for note in done.notes]
-    if done.task == "char":
-        lines.append(f"next    python -m jaxrnn.sample {path}")
+    for program in {"char": ["sample"], "sketch": ["draw", "demo"]}.get(done.task, []):
+        lines.append(f"next    python -m jaxrnn.{program} {path}")
     lines.append(
         f"next    python -m jaxrnn.evaluate {path}" + ("" if done.has_data else " --data FILE")
     )

@@ -21,20 +21,22 @@ from flax import nnx
 from torch import Tensor, nn
 
 from jaxrnn.errors import InputError
-from torch_compat import exported, layout, modules
-from torch_compat.parts import LAYERS, arrays_of, build, describe
+from torch_compat import exported, layout, modules, normed_modules
+from torch_compat.parts import LAYERS, NORMED, arrays_of, build, describe
 
 
 def to_torch(module: nnx.Module, **carried: Any) -> nn.Module:
-    """The torch module of a jaxrnn layer, cell, ``CharLM`` or ``Forecaster``.
+    """The torch module of a jaxrnn layer, cell or model.
 
     It is on the CPU, in evaluation mode, in the dtype of the parameters. ``carried`` is what a
-    model has besides them, as its constructor in ``modules`` takes it (``vocabulary``, ``scaler``).
+    model has besides them, as its constructor in ``modules`` takes it (``vocabulary``, ``scaler``,
+    ``strokes``).
+
     Raises TypeError for another module, InputError for parameters that are not finite.
     """
     name, arguments = describe(module)
     arrays = arrays_of(module)
-    target = modules.MODELS.get(name) or getattr(nn, name)
+    target = modules.MODELS.get(name) or getattr(_home(name), name)
     with torch.device("meta"):
         twin = target(**arguments, **carried)
     return exported.fill(twin, {key: as_tensor(array) for key, array in arrays.items()})
@@ -45,27 +47,33 @@ def from_torch(
 ) -> nnx.Module:
     """The jaxrnn module of a torch one, or of a layer's state dict, in evaluation mode.
 
-    Takes ``torch.nn.LSTM``, ``GRU``, ``RNN``, their cells, and the models of ``modules``; a state
-    dict as ``from_state_dict`` does. ``rngs`` is the source of dropout masks.
+    Takes ``torch.nn.LSTM``, ``GRU``, ``RNN``, their cells, the layers of ``normed_modules`` and the
+    models of ``modules``; a state dict as ``from_state_dict`` does. ``rngs`` is the source of
+    dropout masks.
 
     Raises TypeError for another module, InputError for parameters that are not exactly such a
     module's, and ValueError for float64 where JAX has it off.
     """
     if isinstance(source, Mapping):
         return from_state_dict(source, rngs=rngs)
-    name = type(source).__name__
+    name, known = type(source).__name__, LAYERS | NORMED
     if type(source) is modules.MODELS.get(name):
         twin: Any = source
         arguments = dict(twin.arguments)
-    elif name in LAYERS and type(source) is getattr(nn, name):
-        arguments = {key: getattr(source, key) for key in LAYERS[name]}
+    elif name in known and type(source) is getattr(_home(name), name):
+        arguments = {key: getattr(source, key) for key in known[name]}
     else:
-        known = ", ".join(LAYERS)
         raise TypeError(
-            f"can't convert {type(source)}, expected torch.nn's {known}, or torch_compat.modules' "
-            f"{', '.join(modules.MODELS)}; for a layer within it, from_state_dict takes a prefix"
+            f"can't convert {type(source)}, expected torch.nn's {', '.join(LAYERS)}, or "
+            f"torch_compat's {', '.join([*modules.MODELS, *NORMED])}; for a layer within it, "
+            "from_state_dict takes a prefix"
         )
     return build(name, arguments, as_arrays(source.state_dict()), rngs)
+
+
+def _home(name: str) -> Any:
+    """Where the torch class of a layer is."""
+    return normed_modules if name in NORMED else nn
 
 
 def from_state_dict(

@@ -1,8 +1,8 @@
 """An exported model's directory: what lies in it, and the only code that reads and lays it out.
 
-    config.json         format, model (a class in ``modules``), its arguments, dtype, vocabulary or
-                        scaler, task, source (run, checkpoint, step, versions), versions, and a
-                        sha256 over all of these and the weights
+    config.json         format, model (a class in ``modules``), its arguments, dtype, vocabulary,
+                        scaler or strokes, task, source (run, checkpoint, step, versions),
+                        versions, and a sha256 over all of these and the weights
     model.safetensors   the parameters under torch's names
 
 and what other ``formats`` add. NumPy and safetensors are needed, neither torch nor JAX. Usage::
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,20 @@ from torch_compat import layout
 
 FORMAT = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-CARRIED = ("vocabulary", "scaler")
+CARRIED = ("vocabulary", "scaler", "strokes")
 """What a model has besides its parameters."""
 
 _BODY = ("hidden_size", "num_layers")
 _MODELS = {
-    "CharLM": (("num_symbols", "embedding_size", *_BODY), "vocabulary"),
-    "Forecaster": (("input_size", "output_size", *_BODY), "scaler"),
-}
-"""The sizes among a model's arguments, and what it may carry; ``cell`` and ``dropout`` besides."""
+    "CharLM": (("num_symbols", "embedding_size", *_BODY), {"cell", "dropout"}, "vocabulary"),
+    "Forecaster": (("input_size", "output_size", *_BODY), {"cell", "dropout"}, "scaler"),
+    "SketchRNN": (
+        (*layout.SKETCH_SIZES, "class_size"), {"decoder", "conditional"}, "strokes",
+    ),
+}  # fmt: skip
+"""The sizes among a model's arguments, the others, and what it may carry."""
+
+_MAY_BE_0 = ("embedding_size", "num_classes")
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 """As safetensors has them, and as NumPy does."""
@@ -96,21 +102,24 @@ def _check(config: Mapping[str, Any], header: Mapping[str, Mapping[str, Any]]) -
 
     A checksum is no signature: whoever alters a file can make a new one.
     """
-    sizes, carried = _MODELS[config["model"]]
+    sizes, others, carried = _MODELS[config["model"]]
     arguments, dtype = config["arguments"], config["dtype"]
-    expected = {*sizes, "cell", "dropout"}
+    expected = {*sizes, *others}
     if set(arguments) != expected:
         raise ValueError(f"arguments are {', '.join(arguments)}, expected {', '.join(expected)}")
     for name in sizes:
-        least = 0 if name == "embedding_size" else 1
+        least = 0 if name in _MAY_BE_0 else 1
         if type(arguments[name]) is not int or arguments[name] < least:
             raise ValueError(f"{name} is {arguments[name]!r}, expected {least} or more")
-    if arguments["num_layers"] > len(header):  # before anything loops over them
+    if arguments.get("num_layers", 0) > len(header):  # before anything loops over them
         raise ValueError(f"num_layers is {arguments['num_layers']}, of {len(header)} tensors")
-    if arguments["cell"] not in layout.NUM_GATES:
-        raise ValueError(f"cell is {arguments['cell']!r}")
-    if not 0 <= arguments["dropout"] <= 1:
+    for name, known in (("cell", layout.NUM_GATES), ("decoder", layout.SKETCH_DECODERS)):
+        if name in others and arguments[name] not in known:
+            raise ValueError(f"{name} is {arguments[name]!r}")
+    if not 0 <= arguments.get("dropout", 0) <= 1:
         raise ValueError(f"dropout is {arguments['dropout']}, expected a probability in [0, 1]")
+    if not isinstance(arguments.get("conditional", True), bool):
+        raise ValueError(f"conditional is {arguments['conditional']!r}, expected true or false")
     found = {_DTYPES.get(of["dtype"], str(of["dtype"])) for of in header.values()}
     if found != {dtype}:
         raise ValueError(f"dtype is {dtype!r}, {WEIGHTS} holds {', '.join(sorted(found))}")
@@ -125,6 +134,21 @@ def _check(config: Mapping[str, Any], header: Mapping[str, Mapping[str, Any]]) -
         scaler = config["scaler"]
         Scaler.from_dict({name: scaler[name] for name in ("mean", "std")})
         scaler["target"].encode()
+    if "strokes" in config:
+        _check_strokes(config["strokes"], arguments["num_classes"])
+
+
+def _check_strokes(strokes: Mapping[str, Any], num_classes: int) -> None:
+    """Raise an error where this is not what ``SketchRNN`` carries."""
+    if not 0 < float(strokes["scale"]) < math.inf:
+        raise ValueError(f"strokes' scale is {strokes['scale']}, expected a number above 0")
+    if type(strokes["num_points"]) is not int or strokes["num_points"] < 1:
+        raise ValueError(f"strokes' num_points is {strokes['num_points']!r}, expected 1 or more")
+    names = strokes["classes"]
+    if not isinstance(names, list) or len(names) != max(num_classes, 1):
+        raise ValueError(f"strokes' classes are {names!r}, expected a list of {num_classes or 1}")
+    for name in names:
+        name.encode()
 
 
 def check_safetensors(path: Path, data: bytes) -> dict[str, Any]:

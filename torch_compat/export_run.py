@@ -52,16 +52,14 @@ def _versions() -> dict[str, str]:
 
 def _subject(run: Run, checkpoint: str) -> tuple[Subject, dict[str, Any]]:
     """A run's model and its checkpoint's meta; JAX must have float64 on where the run has."""
-    if run.task == "sketch":
-        raise InputError(
-            f"{run.path} is of the task 'sketch', expected 'char' or 'series': a sketch-rnn has no "
-            "torch twin yet; torch_compat.magenta.write gives sketch-rnn-js's JSON of it"
-        )
     task = TASKS[run.task].from_facts(run.config, run.facts)
     skeleton, params, meta = load_model(task, run, checkpoint)
     carried = {
         "char": lambda: {"vocabulary": task.vocabulary.to_dict()},
         "series": lambda: {"scaler": {**task.scaler.to_dict(), "target": task.target}},
+        "sketch": lambda: {
+            "strokes": {k: run.facts[k] for k in ("scale", "num_points", "classes")}
+        },
     }[run.task]()
     source = {key: run.about.get(key) for key in ("revision", "versions")}
     about = {
@@ -176,6 +174,6 @@ def verify_run(
     if not rows:
         raise InputError(
             f"{directory} holds nothing to compare, expected {directories.WEIGHTS}, model.pt, "
-            f"lesson.pt or model.onnx{'; ' + '; '.join(remarks) if remarks else ''}"
+            "lesson.pt, sketch-rnn.json or model.onnx" + "".join(f"; {text}" for text in remarks)
         )
     return rows, remarks

@@ -24,7 +24,7 @@ from flax import nnx
 
 from jaxrnn.errors import InputError
 from torch_compat import directory as directories
-from torch_compat import files, layout, output, standalone, verify
+from torch_compat import files, layout, magenta, output, standalone, verify
 from torch_compat.parts import arrays_of, describe
 
 CONFIG, WEIGHTS = directories.CONFIG, directories.WEIGHTS
@@ -35,7 +35,7 @@ class Subject:
     """A model on its way out of JAX."""
 
     model: nnx.Module
-    carried: dict[str, Any]  # the vocabulary or the scaler, as a twin's constructor takes them
+    carried: dict[str, Any]  # the vocabulary, scaler or strokes, as a twin's constructor takes them
     about: dict[str, Any]  # for people: task, source, versions
 
     @functools.cached_property
@@ -173,6 +173,8 @@ def _compare_module(subject: Subject, directory: Path, gradients: bool) -> list[
 
 
 def _refuse_pt2(subject: Subject) -> str | None:
+    if subject.description[0] == "SketchRNN":
+        return "a program of CharLM and Forecaster is written so, not of SketchRNN: take module"
     if not installed("torch._higher_order_ops.scan"):
         return "this torch has no scan, which dynamic lengths need; install torch 2.7 or newer"
     return None
@@ -267,6 +269,41 @@ def _compare_lesson(subject: Subject, directory: Path, gradients: bool) -> list[
     return [*rows, *verify.compare_carried("lesson", ours, tokens)]
 
 
+# --- sketch-rnn-js: what Magenta's pages load
+
+
+_STROKES = {"scale": "scale_factor", "num_points": "max_seq_len"}  # here, and there
+
+
+def _refuse_sketch_rnn_js(subject: Subject) -> str | None:
+    name, _ = subject.description
+    if name != "SketchRNN":
+        return f"sketch-rnn-js has models of drawings, this is a {name}"
+    try:
+        _make_sketch_rnn_js(subject)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _make_sketch_rnn_js(subject: Subject) -> dict[str, bytes]:
+    strokes = subject.carried["strokes"]
+    info = {theirs: strokes[ours] for ours, theirs in _STROKES.items()}
+    info["name"] = strokes["classes"][0]
+    return {"sketch-rnn.json": magenta.write(subject.arrays, info)}
+
+
+def _compare_sketch_rnn_js(subject: Subject, directory: Path, gradients: bool) -> list[verify.Row]:
+    """The parameters, which it has rounded; outputs say nothing more."""
+    path = directory / "sketch-rnn.json"
+    read = magenta.read(path.read_bytes(), str(path))
+    ours = magenta.folded(subject.arrays)
+    rows = [verify.compare_rounded(ours, read.arrays, magenta.STEP / 2, "sketch-rnn-js", "int16")]
+    ours = {name: subject.carried["strokes"][name] for name in _STROKES}
+    theirs = {name: read.info[of] for name, of in _STROKES.items()}
+    return rows + verify.compare_carried("sketch-rnn-js", ours, theirs)
+
+
 FORMATS: dict[str, Format] = {
     "module": Format(
         (CONFIG, WEIGHTS, "model.py", "README.md"),
@@ -284,6 +321,10 @@ FORMATS: dict[str, Format] = {
     ),
     "lesson": Format(
         ("lesson.pt",), ("torch",), _refuse_lesson, _make_lesson, _compare_lesson
+    ),
+    "sketch-rnn-js": Format(
+        ("sketch-rnn.json",), (),
+        _refuse_sketch_rnn_js, _make_sketch_rnn_js, _compare_sketch_rnn_js,
     ),
 }  # fmt: skip
 """Every form by its name, as the command line spells it."""
@@ -304,5 +345,5 @@ def foreign(directory: Path) -> list[str]:
     return sorted(there - own)
 
 
-VERIFIED = ("safetensors", "state-dict", "lesson", "onnx")
+VERIFIED = ("safetensors", "state-dict", "lesson", "onnx", "sketch-rnn-js")
 """Forms that can be compared in a directory from elsewhere, since none of them is a program."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.config import CharConfig, SeriesConfig, StreamConfig, TrainConfig
+from jaxrnn.config import CONFIGS, CharConfig, SeriesConfig, SketchConfig, TrainConfig
 from jaxrnn.data.series import Scaler
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
@@ -25,25 +25,32 @@ from jaxrnn.tasks import TASKS
 from jaxrnn.train_step import initial_state
 from jaxrnn.training import Progress, load_model
 from torch_compat import directory as directories
-from torch_compat import files, layout, output
+from torch_compat import files, layout, magenta, output
 
 _RUN_FILES = {
     *("config.toml", "run.json", "metrics.jsonl", "loss.png", "samples.txt", "prediction.png")
 }
 _CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
-_TASK_OF = {"CharLM": "char", "Forecaster": "series"}
-_CONFIG_OF: dict[str, type[StreamConfig]] = {"char": CharConfig, "series": SeriesConfig}
+_TASK_OF = {"CharLM": "char", "Forecaster": "series", "SketchRNN": "sketch"}
+_OPTIONS_OF = {
+    **dict.fromkeys(("char", "series"), ("cell", "hidden_size", "num_layers")),
+    "sketch": (
+        *("decoder", "hidden_size", "encoder_size", "latent_size", "num_mixtures", "class_size"),
+        "conditional",
+    ),
+}
+"""The options of a task that its model's weights decide."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """A model of ours as a file holds it."""
 
-    name: str  # CharLM or Forecaster
+    name: str  # CharLM, Forecaster or SketchRNN
     arguments: dict[str, Any]  # its constructor's
     arrays: dict[str, np.ndarray]  # under our names
-    carried: dict[str, Any]  # the vocabulary or the scaler, where the file has one
+    carried: dict[str, Any]  # the vocabulary, scaler or strokes, where the file has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Import:
 
     task: str
     weights: Weights
-    config: StreamConfig  # the run's
+    config: TrainConfig  # the run's
     has_data: bool  # whether the run can be trained on
     notes: list[str]  # what was presumed
 
@@ -74,14 +81,16 @@ def import_run(
 ) -> Import:
     """Make a run of the weights in a file or an exported directory.
 
-    Takes a state dict (torch.save's or safetensors), the lesson's checkpoint, and what
-    ``export_run`` writes as ``module`` or ``safetensors``. The file's names may be any: it must
-    hold one recurrent layer, a linear decoder, and an embedding unless the input is one-hot. With
+    Takes a state dict (torch.save's or safetensors), the lesson's checkpoint, sketch-rnn-js's JSON,
+    and what ``export_run`` writes as ``module`` or ``safetensors``. But for a sketch-rnn the file's
+    names may be any: it must hold one recurrent layer, a linear decoder, and an embedding unless
+    the input is one-hot. With
     ``data`` (else ``config.data``) the run can be trained on, and evaluated on that data's
     validation part. A character model that brings no vocabulary takes the characters of that text,
     or bytes where ``tokens`` (else ``config.tokens``) is 'bytes'; a series that brings no scaler
     takes that of the data's column ``target`` (else ``config.target``), or without data the
-    lesson's sine. ``config`` has the options to train on with; those that the weights decide are
+    lesson's sine; a sketch-rnn that brings no scale takes scale and classes of the data. ``config``
+    has the options to train on with; those that the weights decide are
     set from them. Narrower floats become float32, which holds all their values.
 
     Raises InputError for a file that can't be read as weights alone, or does not hold exactly such
@@ -92,15 +101,19 @@ def import_run(
     weights = read(source)
     task_name = _TASK_OF[weights.name]
     if config is None:
-        config = _CONFIG_OF[task_name](dropout=weights.arguments.get("dropout", 0.0))
-    if not isinstance(config, StreamConfig) or type(config) is not _CONFIG_OF[task_name]:
+        own = {} if task_name == "sketch" else {"dropout": weights.arguments.get("dropout", 0.0)}
+        config = CONFIGS[task_name](**own)
+    if type(config) is not CONFIGS[task_name]:
         raise InputError(f"--config is not of the task {task_name!r}, whose model {source} holds")
-    data = data or config.data
-    if target and (task_name == "char" or not data):
+    if target and (task_name != "series" or not (data or config.data)):
         raise InputError(f"--target is {target!r}, expected with the --data of a series alone")
-    options = {key: weights.arguments[key] for key in ("cell", "hidden_size", "num_layers")}
-    options |= {"data": data, "run": str(path)}
-    if weights.arrays["decoder.bias"].dtype == np.float64:
+    if tokens and task_name == "sketch":
+        raise InputError(f"--tokens is {tokens!r}, expected with the weights of text alone")
+    options = {key: weights.arguments[key] for key in _OPTIONS_OF[task_name]}
+    options["run"] = str(path)
+    if data:
+        options["data"] = (data,) if task_name == "sketch" else data
+    if next(iter(weights.arrays.values())).dtype == np.float64:
         options["dtype"] = "float64"
     elif config.dtype == "float64":
         options["dtype"] = "float32"
@@ -110,11 +123,13 @@ def import_run(
             raise InputError(f"--tokens is {tokens!r}, the vocabulary in {source} is of {kind}")
         options["tokens"] = kind or tokens or config.tokens
         options["embedding_size"] = weights.arguments["embedding_size"]
-    elif isinstance(config, SeriesConfig) and data:
+    elif isinstance(config, SeriesConfig) and (data or config.data):
         carried = weights.carried.get("scaler", {}).get("target", "")
         options["target"] = target or config.target or carried
     config = dataclasses.replace(config, **options)
-    if task_name == "char":
+    if isinstance(config, SketchConfig):
+        facts = _sketch_facts(source, weights, config)
+    elif task_name == "char":
         facts = _char_facts(source, weights, config)
     else:
         facts = _series_facts(weights, config)
@@ -135,9 +150,9 @@ def import_run(
             for key, array in weights.arrays.items():
                 np.testing.assert_array_equal(np.asarray(found[key]), array)
     notes = []
-    if config.cell == "rnn":
+    if getattr(config, "cell", "") == "rnn":
         notes.append("the RNN's nonlinearity is presumed to be tanh: weights do not tell")
-    if task_name == "series" and "scaler" not in weights.carried and not data:
+    if task_name == "series" and "scaler" not in weights.carried and not config.data:
         notes.append("no --data is given and the file has no scaler: this is a run of the sine")
     return Import(task_name, weights, config, bool(facts["digest"]), notes)
 
@@ -164,6 +179,13 @@ def read(source: Path) -> Weights:
         name, arguments = described["model"], described["arguments"]
         carried = {key: described[key] for key in directories.CARRIED if key in described}
         where = source / directories.WEIGHTS
+    elif source.suffix == ".json":
+        found = magenta.read(_content(source), str(source))
+        arrays, where = found.arrays, source
+        name, arguments = "SketchRNN", layout.read_sketch_rnn(shapes_of(arrays)) or {}
+        strokes = {"scale": float(found.info["scale_factor"])}
+        strokes["num_points"] = int(found.info["max_seq_len"])
+        carried = {"strokes": strokes | {"classes": [str(found.info.get("name") or "drawing")]}}
     else:
         arrays, extras = files.read(source)
         name, arguments, arrays = recognise(source, arrays, is_text=bool(extras))
@@ -177,6 +199,18 @@ def read(source: Path) -> Weights:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return Weights(name, arguments, arrays, carried)
+
+
+def shapes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Their shapes by name."""
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
 
 
 def _check_lesson(
@@ -245,6 +279,35 @@ def _series_facts(weights: Weights, config: Any) -> dict[str, Any]:
     return _load("series", config, facts | {"digest": None})[1]
 
 
+def _sketch_facts(source: Path, weights: Weights, config: SketchConfig) -> dict[str, Any]:
+    """The data's unit, classes and longest drawing, and the data's digest where there are data."""
+    carried = weights.carried.get("strokes")
+    if not config.data:
+        if carried is None:
+            raise InputError(
+                f"{source} brings no scale of its drawings: give the drawings that the model was "
+                "trained on with --data (several classes: data, in a TOML file for --config)"
+            )
+        return {**carried, "digest": ""}
+    _, facts = _load("sketch", config, None)
+    if carried is not None:
+        facts |= {"scale": carried["scale"]}
+        facts["num_points"] = max(carried["num_points"], facts["num_points"])
+        if len(carried["classes"]) == 1 == len(facts["classes"]):
+            facts["classes"] = carried["classes"]
+        elif carried["classes"] != facts["classes"]:
+            raise InputError(
+                f"the data have the classes {', '.join(facts['classes'])}, the model in {source} "
+                f"{', '.join(carried['classes'])}"
+            )
+    if len(facts["classes"]) != max(weights.arguments["num_classes"], 1):
+        raise InputError(
+            f"the data have {len(facts['classes'])} classes, the model in {source} has "
+            f"{max(weights.arguments['num_classes'], 1)}"
+        )
+    return facts
+
+
 def _load(task_name: str, config: Any, pinned: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
     """The task with its data, and the facts that a run pins."""
     try:
@@ -264,7 +327,9 @@ def recognise(
     One value in and one out is a series, unless it ``is_text`` of a single symbol. Raises
     InputError where they are not one recurrent layer, a linear decoder and at most one embedding.
     """
-    shapes = {name: array.shape for name, array in arrays.items()}
+    shapes = shapes_of(arrays)
+    if not is_text and (sketch := layout.read_sketch_rnn(shapes)):
+        return "SketchRNN", sketch, arrays
     try:
         found = layout.find(shapes)
     except InputError as error:

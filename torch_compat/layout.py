@@ -9,6 +9,10 @@ renames and never computes. G is gates * H, the gates ordered i, f, g, o (LSTM) 
     cell              the same without suffixes and weight_hr
     CharLM            embedding.weight (V, E) unless one-hot, rnn.*, decoder.weight, decoder.bias
     Forecaster        rnn.*, decoder.weight, decoder.bias
+    LayerNormLSTM     weight_ih, weight_hh without a bias, and ln_gates_*, ln_cell_* of its norms
+    HyperLSTM         the same, what steers its gates, and hyper_cell.*, a LayerNormLSTM
+    SketchRNN         of encoder.*, mu.*, presig.*, classes.weight, decoder.*, initial.*, output.*
+                      those that it has; decoder is an LSTM, a LayerNormLSTM or a HyperLSTM
 
 The kind of a layer and all its sizes can be read back from names and shapes: the rows of
 weight_hh over its columns are 4 (LSTM), 3 (GRU) or 1 (RNN). NumPy alone is needed here. Usage::
@@ -32,6 +36,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 NUM_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 """Rows of a weight matrix over hidden_size, by the kind of cell."""
+
+SKETCH_POINT = 5  # numbers of a point that SketchRNN reads
 
 
 def blocks(
@@ -99,6 +105,92 @@ def forecaster(
     }
 
 
+def layer_norm_lstm(input_size: int, hidden_size: int) -> Shapes:
+    """The parameters of ``LayerNormLSTM``."""
+    gates = 4 * hidden_size
+    return {
+        **{"weight_ih": (gates, input_size), "weight_hh": (gates, hidden_size)},
+        **{"ln_gates_weight": (gates,), "ln_gates_bias": (gates,)},
+        **{"ln_cell_weight": (hidden_size,), "ln_cell_bias": (hidden_size,)},
+    }
+
+
+def hyper_lstm(
+    input_size: int, hidden_size: int, hyper_size: int = 256, embedding_size: int = 32
+) -> Shapes:
+    """The parameters of ``HyperLSTM``."""
+    to_z, to_gates = (4 * embedding_size, hyper_size), (4 * hidden_size, embedding_size)
+    steer: Shapes = {"bias": (4 * hidden_size,)}
+    for way in ("x", "h"):
+        steer |= {f"zw_{way}_weight": to_z, f"zw_{way}_bias": to_z[:1]}
+        steer |= {f"alpha_{way}_weight": to_gates}
+    steer |= {"zb_weight": to_z, "beta_weight": to_gates}
+    hyper_cell = layer_norm_lstm(input_size + hidden_size, hyper_size)
+    return layer_norm_lstm(input_size, hidden_size) | steer | _within("hyper_cell", hyper_cell)
+
+
+SKETCH_DECODERS: dict[str, tuple[Callable[[int, int], Shapes], int]] = {
+    "lstm": (lambda *sizes: recurrent("lstm", *sizes), 0),
+    "layer_norm": (layer_norm_lstm, 0),
+    "hyper": (hyper_lstm, 2 * 256),
+}
+"""The shapes of each kind of ``SketchRNN``'s decoder, and what its state has besides h and c."""
+
+
+def sketch_rnn(
+    decoder: str,
+    hidden_size: int,
+    encoder_size: int,
+    latent_size: int,
+    num_mixtures: int,
+    num_classes: int,
+    class_size: int,
+    conditional: bool,
+) -> Shapes:
+    """The parameters of ``SketchRNN``."""
+    of_decoder, more = SKETCH_DECODERS[decoder]
+    context_size = latent_size * conditional + class_size * (num_classes > 0)
+    shapes: Shapes = {}
+    if conditional:
+        encoder = recurrent("lstm", SKETCH_POINT, encoder_size, bidirectional=True)
+        shapes |= _within("encoder", encoder)
+        for name in ("mu", "presig"):
+            shapes |= _within(name, _linear(2 * encoder_size, latent_size))
+    if num_classes:
+        shapes["classes.weight"] = (num_classes, class_size)
+    shapes |= _within("decoder", of_decoder(SKETCH_POINT + context_size, hidden_size))
+    if context_size:
+        shapes |= _within("initial", _linear(context_size, 2 * hidden_size + more))
+    return shapes | _within("output", _linear(hidden_size, 3 + 6 * num_mixtures))
+
+
+def read_sketch_rnn(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    """The arguments of a ``SketchRNN`` with parameters of these shapes; None for another model.
+
+    What they do not tell has the defaults of the constructor; ``convert`` finds what does not fit.
+    """
+    kinds = {"weight_hh_l0": "lstm", "hyper_cell.weight_hh": "hyper", "ln_cell_bias": "layer_norm"}
+    found = [kind for name, kind in kinds.items() if f"decoder.{name}" in shapes]
+    output = shapes.get("output.weight", ())
+    if not found or len(output) != 2:
+        return None
+
+    def size(name: str, axis: int, default: int) -> int:
+        shape = shapes.get(name, ())
+        return shape[axis] if axis < len(shape) else default
+
+    return {
+        "decoder": found[0],
+        "hidden_size": output[1],
+        "encoder_size": size("encoder.weight_hh_l0", 1, 256),
+        "latent_size": size("mu.bias", 0, 128),
+        "num_mixtures": (output[0] - 3) // 6,
+        "num_classes": size("classes.weight", 0, 0),
+        "class_size": size("classes.weight", 1, 32),
+        "conditional": "mu.bias" in shapes,
+    }
+
+
 def _linear(in_features: int, out_features: int) -> Shapes:
     return {"weight": (out_features, in_features), "bias": (out_features,)}
 
@@ -109,6 +201,7 @@ def _within(owner: str, shapes: Shapes) -> Shapes:
 
 _LAYER = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
 _CELL = ("input_size", "hidden_size", "bias")
+SKETCH_SIZES = ("hidden_size", "encoder_size", "latent_size", "num_mixtures", "num_classes")
 _TABLE: dict[str, tuple[Callable[..., Shapes], tuple[str, ...]]] = {
     "LSTM": (lambda *sizes: recurrent("lstm", *sizes), (*_LAYER, "proj_size")),
     "GRU": (lambda *sizes: recurrent("gru", *sizes), _LAYER),
@@ -124,6 +217,9 @@ _TABLE: dict[str, tuple[Callable[..., Shapes], tuple[str, ...]]] = {
         forecaster,
         ("input_size", "output_size", "cell", "hidden_size", "num_layers"),
     ),
+    "LayerNormLSTM": (layer_norm_lstm, ("input_size", "hidden_size")),
+    "HyperLSTM": (hyper_lstm, ("input_size", "hidden_size", "hyper_size", "embedding_size")),
+    "SketchRNN": (sketch_rnn, ("decoder", *SKETCH_SIZES, "class_size", "conditional")),
 }
 
 

@@ -179,6 +179,17 @@ def _lstm_shapes(name: str, inputs: int, size: int) -> dict[str, tuple[int, ...]
     return {f"{name} {part}": shape for part, shape in zip(_LSTM, shapes, strict=True)}
 
 
+def folded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same parameters as ``read`` gives them: of an LSTM's two biases the sum is the first."""
+    folded = dict(arrays)
+    for name in arrays:
+        if ".bias_ih" in name:
+            other = name.replace("bias_ih", "bias_hh")
+            folded[name] = arrays[name] + arrays[other]
+            folded[other] = np.zeros_like(arrays[other])
+    return folded
+
+
 def write(arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> bytes:
     """The form of a SketchRNN with an LSTM as decoder and without classes; ``info`` as in INFO.
 

@@ -1,6 +1,7 @@
 """Our models in plain torch.nn, with jaxrnn's parameter names; torch and safetensors are needed.
 
-An export as ``module`` has the part of this file that its model needs as ``model.py``.
+``SketchRNN`` is in ``sketch_modules``. An export as ``module`` has the part of these files that its
+model needs as ``model.py``.
 
 ::
 
@@ -21,6 +22,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+
+from torch_compat.sketch_modules import SketchRNN
 
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 """The layers by the name of their cell, as options spell it."""
@@ -221,7 +224,11 @@ class Forecaster(nn.Module):
         return scaled * self.std + self.mean
 
 
-MODELS: dict[str, type[nn.Module]] = {"CharLM": CharLM, "Forecaster": Forecaster}
+MODELS: dict[str, type[nn.Module]] = {
+    "CharLM": CharLM,
+    "Forecaster": Forecaster,
+    "SketchRNN": SketchRNN,
+}
 """Every model by its class's name."""
 
 
@@ -233,7 +240,7 @@ def load(directory: str | Path | None = None) -> nn.Module:
     """
     directory = Path(__file__).parent if directory is None else Path(directory)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    carried = {key: config[key] for key in ("vocabulary", "scaler") if key in config}
+    carried = {key: config[key] for key in ("vocabulary", "scaler", "strokes") if key in config}
     model = globals()[config["model"]](**config["arguments"], **carried)
     model = model.to(getattr(torch, config["dtype"]))
     model.load_state_dict(load_file(directory / "model.safetensors"))

@@ -21,6 +21,7 @@ from jaxrnn.dropout import Dropout
 from jaxrnn.models import skeleton_of, split
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.models.forecaster import Forecaster
+from jaxrnn.models.sketch_rnn import DECODERS, SketchRNN
 from torch_compat import layout
 
 _SIZES = ("input_size", "hidden_size", "bias")
@@ -35,7 +36,18 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 """Layers and cells that both libraries have, with the arguments that both constructors take."""
 
-MODELS: dict[str, type[nnx.Module]] = {"CharLM": CharLM, "Forecaster": Forecaster}
+_NORMED = ("input_size", "hidden_size", "batch_first", "recurrent_dropout")
+NORMED: dict[str, tuple[str, ...]] = {
+    "LayerNormLSTM": _NORMED,
+    "HyperLSTM": (*_NORMED, "hyper_size", "embedding_size"),
+}
+"""Layers whose twins are in ``normed_modules``, with their arguments."""
+
+MODELS: dict[str, type[nnx.Module]] = {
+    "CharLM": CharLM,
+    "Forecaster": Forecaster,
+    "SketchRNN": SketchRNN,
+}
 """jaxrnn's models by the names of their twins in ``modules``."""
 
 
@@ -80,6 +92,8 @@ def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
 
     Raises TypeError for any other class, a subclass among them: it may compute something else.
     """
+    if type(module) is SketchRNN:
+        return "SketchRNN", _sketch_arguments(module)
     if type(module) is CharLM:
         embedding_size = 0 if module.embedding is None else module.embedding.weight.shape[1]
         own = {"num_symbols": module.num_symbols, "embedding_size": embedding_size}
@@ -87,15 +101,29 @@ def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
         output_size = module.decoder.weight.shape[0]
         own = {"input_size": module.rnn.input_size, "output_size": output_size}
     else:
-        name = type(module).__name__
-        if name not in LAYERS or type(module) is not getattr(jaxrnn, name):
-            known = ", ".join([*LAYERS, *MODELS])
-            raise TypeError(f"can't convert {type(module)}, expected jaxrnn's {known}")
-        return name, {key: getattr(module, key) for key in LAYERS[name]}
+        name, known = type(module).__name__, LAYERS | NORMED
+        if name not in known or type(module) is not getattr(jaxrnn, name):
+            names = ", ".join([*known, *MODELS])
+            raise TypeError(f"can't convert {type(module)}, expected jaxrnn's {names}")
+        return name, {key: getattr(module, key) for key in known[name]}
     return type(module).__name__, {
         **own,
         "cell": type(module.rnn).__name__.lower(),
         "hidden_size": module.rnn.hidden_size,
         "num_layers": module.rnn.num_layers,
         "dropout": 0.0 if module.dropout is None else float(module.dropout.rate),
+    }
+
+
+def _sketch_arguments(model: SketchRNN) -> dict[str, Any]:
+    """Those of the constructor that the twin takes too; of parts that it lacks, the defaults."""
+    return {
+        "decoder": next(name for name, of in DECODERS.items() if type(model.decoder) is of),
+        "hidden_size": model.decoder.hidden_size,
+        "encoder_size": 256 if model.encoder is None else model.encoder.hidden_size,
+        "latent_size": model.latent_size or 128,
+        "num_mixtures": model.num_mixtures,
+        "num_classes": model.num_classes,
+        "class_size": 32 if model.classes is None else model.classes.weight.shape[1],
+        "conditional": model.conditional,
     }

@@ -2,9 +2,9 @@
 
 ::
 
-    model = SketchRNN(hidden_size=512)
-    model.load_state_dict(state_dict)                      # the parameters of a jaxrnn SketchRNN
-    drawings = model.draw(uniform, normal, z=z, temperature=0.4)     # uniform, normal (B, N, 2)
+    model = torch_compat.load("exported")                  # or SketchRNN(hidden_size=512)
+    drawings = model.draw(9, temperature=0.4)              # each (n, 3): dx, dy, pen lifted
+    endings = model.draw(9, prefix=drawings[0][:20])
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ NORMED = {"layer_norm": LayerNormLSTM, "hyper": HyperLSTM}
 class SketchRNN(nn.Module):
     """The variational model, or with ``conditional=False`` the decoder alone; arguments as ours.
 
-    Encoder and an ``lstm`` decoder are ``torch.nn.LSTM``, which has no recurrent dropout.
+    Encoder and an ``lstm`` decoder are ``torch.nn.LSTM``, which has no recurrent dropout; the
+    other decoders are made without it too. ``strokes`` is ``{"scale": ..., "num_points": ...,
+    "classes": [...]}``: the model reads and draws offsets divided by the scale, of drawings of at
+    most so many points, of these classes.
     """
 
     def __init__(
@@ -36,8 +39,23 @@ class SketchRNN(nn.Module):
         num_classes: int = 0,
         class_size: int = 32,
         conditional: bool = True,
+        strokes: dict[str, Any] | None = None,
     ):
         super().__init__()
+        self.arguments = {
+            "decoder": decoder,
+            "hidden_size": hidden_size,
+            "encoder_size": encoder_size,
+            "latent_size": latent_size,
+            "num_mixtures": num_mixtures,
+            "num_classes": num_classes,
+            "class_size": class_size,
+            "conditional": conditional,
+        }
+        strokes = {"scale": 1.0, "num_points": 250, "classes": []} if strokes is None else strokes
+        self.scale = float(strokes["scale"])
+        self.num_points = int(strokes["num_points"])
+        self.class_names = [str(name) for name in strokes["classes"]]
         if decoder != "lstm" and decoder not in NORMED:
             raise ValueError(f"decoder is {decoder!r}, expected one of lstm, {', '.join(NORMED)}")
         self.conditional, self.num_classes = conditional, num_classes
@@ -55,6 +73,12 @@ class SketchRNN(nn.Module):
             self.sizes += [part.shape[-1] for part in self.decoder.initial_state(1)[2:]]
         self.initial = nn.Linear(context_size, sum(self.sizes)) if context_size else None
         self.output = nn.Linear(hidden_size, 3 + 6 * num_mixtures)
+
+    @property
+    def strokes(self) -> dict[str, Any]:
+        """As the constructor takes it."""
+        names = list(self.class_names)
+        return {"scale": self.scale, "num_points": self.num_points, "classes": names}
 
     def encode(self, points: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """mu and the logarithm of the variance (B, Z) of drawings (B, T, 5) of these lengths."""
@@ -97,41 +121,68 @@ class SketchRNN(nn.Module):
     @torch.no_grad()
     def draw(
         self,
-        uniform: Tensor,
-        normal: Tensor,
+        count: int = 1,
+        length: int = 0,
         *,
         prefix: Tensor | None = None,
         temperature: float = 1.0,
         convention: str = "paper",
         z: Tensor | None = None,
         classes: Tensor | None = None,
+        draws: tuple[Tensor, Tensor] | None = None,
+        generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """A drawing (n, 3) of dx, dy, pen lifted for each row of random numbers (B, N, 2).
+        """``count`` drawings (n, 3) of dx, dy, pen lifted, in the data's unit.
 
-        They have N points at most, and go on from ``prefix`` (P, 3) where one is given. The same
-        numbers give the drawings of ``jaxrnn.models.sketch_drawing``.
+        They have ``length`` points at most (0: ``num_points``), and go on from ``prefix`` (P, 3)
+        where one is given. Without ``z`` a model that reads one gets N(0, 1), without ``classes``
+        one that reads them gets the first. ``draws`` are numbers from U(0, 1) and N(0, 1), each
+        (count, length, 2), in place of which ``generator`` or torch's own source is asked; the
+        same numbers give the drawings of ``jaxrnn.models.sketch_drawing``.
         """
-        count, length, _ = uniform.shape
-        start = torch.tensor([[0, 0, 1, 0, 0]]).to(self.output.weight)
+        weight, length = self.output.weight, length or self.num_points
+        if z is None and self.conditional:
+            shape = (count, self.mu.out_features)
+            z = torch.randn(shape, generator=generator).to(weight)
+        if classes is None and self.num_classes:
+            classes = torch.zeros(count, dtype=torch.long, device=weight.device)
+        z = None if z is None else z.to(weight)
+        if draws is None:
+            shape = (count, length, 2)
+            uniform = torch.rand(shape, generator=generator).to(weight)
+            normal = torch.randn(shape, generator=generator).to(weight)
+        else:
+            uniform, normal = (numbers.to(weight) for numbers in draws)
+        if uniform.shape != (count, length, 2) or normal.shape != uniform.shape:
+            raise ValueError(
+                f"draws have shapes {tuple(uniform.shape)} and {tuple(normal.shape)}, expected "
+                f"{(count, length, 2)}: two a point of each drawing"
+            )
+        start = torch.tensor([[0, 0, 1, 0, 0]]).to(weight)
         if prefix is not None:
             lifted = prefix[:, 2:]
-            begun = torch.cat([prefix[:, :2], 1 - lifted, lifted, 0 * lifted], dim=-1)
+            begun = torch.cat([prefix[:, :2] / self.scale, 1 - lifted, lifted, 0 * lifted], dim=-1)
             start = torch.cat([start, begun.to(start)])
         was_training = self.training
         self.eval()
         try:
             outputs, state = self(start.expand(count, -1, -1), z=z, classes=classes)
-            points = []
+            points, ended = [], torch.zeros(count, dtype=torch.bool, device=weight.device)
             for k in range(length):
-                draws = (uniform[:, k], normal[:, k])
-                point = next_point(outputs[:, -1], *draws, temperature, convention)
+                point = next_point(
+                    outputs[:, -1], uniform[:, k], normal[:, k], temperature, convention
+                )
                 points.append(point)
+                ended = ended | (point[:, 4] > 0)
+                if ended.all():
+                    break
                 outputs, state = self(point[:, None], state, z=z, classes=classes)
         finally:
             self.train(was_training)
         drawn = torch.stack(points, dim=1)
-        ended = drawn[..., 4].cumsum(dim=1) > 0
-        return [row[~end][:, [0, 1, 3]] for row, end in zip(drawn, ended, strict=True)]
+        after_end = drawn[..., 4].cumsum(dim=1) > 0
+        drawn = torch.cat([drawn[..., :2] * self.scale, drawn[..., 3:4]], dim=-1)
+        return [row[~end] for row, end in zip(drawn, after_end, strict=True)]
 
 
 def next_point(

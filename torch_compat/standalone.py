@@ -1,4 +1,5 @@
-"""The Python file of an export as ``module``: the part of ``modules.py`` that one model needs.
+"""The Python file of an export as ``module``: what one model needs of ``modules.py``, and of the
+files of this package that it imports.
 
 Usage: ``source("CharLM")`` is the text of ``model.py``.
 """
@@ -6,6 +7,8 @@ Usage: ``source("CharLM")`` is the text of ``model.py``.
 from __future__ import annotations
 
 import ast
+import dataclasses
+import sys
 from pathlib import Path
 
 from jaxrnn.version import __version__
@@ -23,6 +26,9 @@ _USES = {
     "CharLM": 'Text: `m = model.load(); print(m.decode(m.generate(m.encode("The "), 200)))`.',
     "Forecaster": "Forecasts: `m = model.load(); m.inverse(m.forecast(m.transform(history), 24))` "
     "gives the 24 steps after `history`, a tensor (batch, time, 1).",
+    "SketchRNN": "Drawings: `m = model.load(); m.draw(9, temperature=0.4)` gives nine, each a "
+    "tensor (points, 3) of dx, dy and whether the pen is then lifted; `m.draw(9, prefix=begun)` "
+    "goes on from one.",
 }
 
 
@@ -31,41 +37,69 @@ def readme(name: str) -> str:
     return _README.format(name=name, version=__version__, use=_USES[name])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Definition:
+    """A class, function or constant at the top of a file."""
+
+    text: str
+    names: frozenset[str]  # that it uses
+
+
 def source(name: str) -> str:
     """The class ``name`` and ``load``, with all that they use, as a file of its own."""
-    text = (Path(__file__).parent / "modules.py").read_text(encoding="utf-8")
-    imports: list[ast.Import | ast.ImportFrom] = []
-    defined: dict[str, list[ast.stmt]] = {}
-    last = ""
-    for node in ast.parse(text).body[1:]:
-        match node:
-            case ast.Import() | ast.ImportFrom():
-                imports.append(node)
-            case ast.FunctionDef() | ast.ClassDef():
-                defined[node.name] = [node]
-            case ast.Assign(targets=[ast.Name(id=last)]) | ast.AnnAssign(target=ast.Name(id=last)):
-                defined[last] = [node]
-            case _:  # the string below an assignment, which documents it
-                defined[last].append(node)
-
+    imports: dict[str, frozenset[str]] = {}
+    defined: dict[str, _Definition] = {}
+    _collect("modules", imports, defined)
     needed, new = {"annotations"}, {name, "load"}
     while new:
         needed |= new
-        nodes = [node for key in new & set(defined) for node in defined[key]]
-        new = {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)} - needed
-
-    rows = text.splitlines()
-    unused = {
-        node.lineno
-        for node in imports
-        if not needed & {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    }
-    header = range(imports[0].lineno, imports[-1].lineno + 1)
-    parts = ["\n".join(rows[number - 1] for number in header if number not in unused)]
-    parts += [
-        "\n".join(rows[nodes[0].lineno - 1 : nodes[-1].end_lineno])
-        for key, nodes in defined.items()
-        if key in needed
-    ]
+        new = {n for key in new & set(defined) for n in defined[key].names} - needed
+    lines = [line for line, bound in imports.items() if needed & bound]
     about = f'"""{name} in plain torch: ``model = load()`` reads the weights beside this file."""'
-    return f"{about}\n\n" + "\n\n\n".join(parts) + "\n"
+    parts = [definition.text for key, definition in defined.items() if key in needed]
+    return "\n\n\n".join([f"{about}\n\n" + _sorted(lines), *parts]) + "\n"
+
+
+def _collect(
+    module: str, imports: dict[str, frozenset[str]], defined: dict[str, _Definition]
+) -> None:
+    """Add what is at the top of a file of this package, after that of the files it imports."""
+    text = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+    rows = text.splitlines()
+    last = ""
+    for node in ast.parse(text).body[1:]:
+        content = "\n".join(rows[node.lineno - 1 : node.end_lineno])
+        names = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
+        match node:
+            case ast.ImportFrom(module=str(other)) if other.startswith("torch_compat."):
+                _collect(other.removeprefix("torch_compat."), imports, defined)
+                continue
+            case ast.Import() | ast.ImportFrom():
+                bound = {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+                imports[content] = frozenset(bound) | imports.get(content, frozenset())
+                continue
+            case ast.FunctionDef() | ast.ClassDef():
+                last = node.name
+            case ast.Assign(targets=[ast.Name(id=last)]) | ast.AnnAssign(target=ast.Name(id=last)):
+                pass
+            case _:  # the string below an assignment, which documents it
+                content = f"{defined[last].text}\n{content}"
+                names = defined.pop(last).names
+        if last in defined:
+            raise ValueError(f"{last} is defined in two files, of which one file can't be made")
+        defined[last] = _Definition(content, names)
+
+
+def _sorted(imports: list[str]) -> str:
+    """In sections: of the language, of its library, of others."""
+
+    def section(line: str) -> int:
+        root = line.split()[1].partition(".")[0]
+        return 0 if root == "__future__" else 1 if root in sys.stdlib_module_names else 2
+
+    sections = [[line for line in imports if section(line) == k] for k in range(3)]
+    return "\n\n".join(
+        "\n".join(sorted(lines, key=lambda line: (line.startswith("from"), line)))
+        for lines in sections
+        if lines
+    )

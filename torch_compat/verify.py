@@ -18,11 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn import losses
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM
-from jaxrnn.recurrence import state_dtype
-from torch_compat import layout
+from jaxrnn.models.sketch_rnn import SketchRNN
+from torch_compat import layout, sides
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +31,9 @@ LIMITS = {"float64": 1e-10, "float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 NAMES = ("output", "h", "c")
 """What a model gives: its output, and the members of its last state."""
+
+SKETCH_NAMES = ("output", "mu", "presig", "h", "c", "hyper_h", "hyper_c")
+"""What a ``SketchRNN`` gives: the second and third where it is conditional."""
 
 SIZES = ((1, 11, False), (3, 7, True))
 """Batch, steps (of a model of text more where it has more symbols), and whether to begin from a
@@ -82,7 +84,11 @@ class Reference:
         self.model = model
         _, self.params = split(model)
         self.stored = jnp.dtype(next(iter(self.params.values())).dtype)
+        self.names = NAMES
         rnn: Any = getattr(model, "rnn", model)
+        if isinstance(model, SketchRNN):
+            rnn = model.decoder
+            self.names = tuple(n for n in SKETCH_NAMES if model.conditional or n[0] not in "mp")
         self.computed = jnp.dtype(rnn.dtype or self.stored)
         self._copies: dict[Any, nnx.Module] = {}
         self._outputs: dict[Any, Any] = {}
@@ -94,15 +100,18 @@ class Reference:
     def copy(self, dtype: jnp.dtype) -> Any:
         """The model computing in ``dtype``, in evaluation mode."""
         if dtype not in self._copies:
-            self._copies[dtype] = _copy(self.model, dtype, self.held(dtype))
+            self._copies[dtype] = sides.copied(self.model, dtype, self.held(dtype))
         return self._copies[dtype]
 
     def outputs(self, dtype: jnp.dtype, size: tuple[int, int, bool]) -> tuple[Any, Any]:
         """Inputs of a size, and the output and members of the last state that they give."""
         if (dtype, size) not in self._outputs:
             held = self.held(dtype)
-            x, state = _inputs(self.model, held, *size, np.random.default_rng(0))
-            self._outputs[dtype, size] = ((x, state), _run_jax(self.copy(dtype), held, x, state))
+            x, state = sides.inputs_of(self.model, held, *size, np.random.default_rng(0))
+            self._outputs[dtype, size] = (
+                (x, state),
+                sides.run_jax(self.copy(dtype), held, x, state),
+            )
         return self._outputs[dtype, size]
 
     def gradients(self, dtype: jnp.dtype) -> tuple[Any, np.ndarray, Any]:
@@ -113,7 +122,7 @@ class Reference:
             targets = rng.normal(size=output.shape).astype(held).astype(np.float64)
             if isinstance(self.model, CharLM):
                 targets = rng.integers(self.model.num_symbols, size=output.shape[:-1])
-            found = _gradients_jax(self.copy(dtype), held, targets, *inputs)
+            found = sides.gradients_jax(self.copy(dtype), held, targets, *inputs)
             self._outputs[dtype] = inputs, targets, found
         return self._outputs[dtype]
 
@@ -129,9 +138,11 @@ def compare(
     """The largest differences of parameters, outputs and last states, a row for each and dtype.
 
     With ``gradients``, of a loss and its gradient by every parameter too: cross-entropy with
-    random targets of a ``CharLM``, the mean squared error of other modules. Dropout is off;
-    neither module is changed. Raises InputError where the parameters of the two have other names
-    or shapes.
+    random targets of a ``CharLM``, the mean squared error of other modules. A ``SketchRNN`` encodes
+    drawings, takes a latent vector from what it found, and reads the drawings again. Dropout is
+    off; neither module is changed.
+
+    Raises InputError where the parameters of the two have other names or shapes.
     """
     import torch
 
@@ -145,8 +156,8 @@ def compare(
             pairs: list[tuple[str, np.ndarray, np.ndarray]] = []
             for size in SIZES:
                 inputs, values = reference.outputs(dtype, size)
-                got = zip(values, _run_torch(other, *inputs), strict=True)
-                pairs += [(n, *v) for n, v in zip(NAMES, got, strict=False)]
+                got = zip(values, sides.run_torch(other, *inputs), strict=True)
+                pairs += [(n, *v) for n, v in zip(reference.names, got, strict=False)]
             rows += _rows(form, dtype.name, pairs)
             if gradients:
                 rows += _gradient_rows(form, dtype, reference, other)
@@ -167,6 +178,20 @@ def compare_parameters(
         for name, value in reference.params.items()
     ]
     rows = _each(form, reference.stored.name, pairs, 0.0)
+    return max(rows, key=lambda row: row.difference)
+
+
+def compare_rounded(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], limit: float, form: str, dtype: str
+) -> Row:
+    """The largest difference of parameters of which a form keeps but so much.
+
+    Raises InputError where those of the two have other names or shapes.
+    """
+    arrays = layout.convert(theirs, {name: value.shape for name, value in ours.items()})
+    pairs = [("parameters", value.astype(np.float64), arrays[n]) for n, value in ours.items()]
+    # A little more, for what is rounded to float32 on its way.
+    rows = [r._replace(limit=1.001 * limit) for r in _each(form, dtype, pairs, limit)]
     return max(rows, key=lambda row: row.difference)
 
 
@@ -232,7 +257,7 @@ def _gradient_rows(
 ) -> list[Row]:
     """Of the loss, and of its gradient by every parameter, beside the largest of all gradients."""
     inputs, targets, (loss, grads) = reference.gradients(dtype)
-    their_loss, their_grads = _gradients_torch(theirs, targets, *inputs)
+    their_loss, their_grads = sides.gradients_torch(theirs, targets, *inputs)
     largest = max(float(np.abs(grad).max()) for grad in grads.values())
     limit = LIMITS[dtype.name]
     rows = _each(form, dtype.name, [("loss", loss, their_loss)], limit)
@@ -240,135 +265,3 @@ def _gradient_rows(
         pair = (f"grad {name}", grad, their_grads[name])
         rows += _each(form, dtype.name, [pair], limit, largest)
     return rows
-
-
-def _copy(model: nnx.Module, dtype: jnp.dtype, held: jnp.dtype) -> nnx.Module:
-    """A model that computes in ``dtype``, its parameters in ``held``, in evaluation mode."""
-    model = nnx.clone(model)
-    parts: list[Any] = [part for _, part in nnx.iter_modules(model)]
-    for part in parts:
-        if hasattr(part, "param_dtype"):
-            part.dtype, part.param_dtype = dtype, held
-    model.eval()
-    skeleton, params = split(model)
-    return skeleton.merge({name: jnp.asarray(value, held) for name, value in params.items()})
-
-
-def _inputs(
-    model: nnx.Module,
-    held: jnp.dtype,
-    batch_size: int,
-    num_steps: int,
-    carried: bool,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, list[np.ndarray] | None]:
-    """x and the members of a state, values of ``held`` in float64 (ids are ints)."""
-
-    def normal(*shape: int) -> np.ndarray:
-        return rng.normal(size=shape).astype(held).astype(np.float64)
-
-    rnn: Any = getattr(model, "rnn", model)
-    shape = (batch_size, num_steps) if rnn.batch_first else (num_steps, batch_size)
-    if isinstance(model, CharLM):
-        if carried:  # as many steps as every symbol needs to be read
-            num_steps = max(num_steps, -(-model.num_symbols // batch_size))
-        ids = np.resize(rng.permutation(model.num_symbols), batch_size * num_steps)
-        x = ids.reshape(batch_size, num_steps)
-    else:
-        x = normal(*shape, rnn.input_size)
-    if not carried:
-        return x, None
-    layers = rnn.num_directions * rnn.num_layers
-    sizes = (rnn.output_size, rnn.hidden_size)[: rnn.cell.num_states]
-    return x, [normal(layers, batch_size, size) for size in sizes]
-
-
-def _jax_inputs(held: jnp.dtype, x: np.ndarray, state: list[np.ndarray] | None) -> tuple[Any, Any]:
-    inputs = jnp.asarray(x) if x.dtype.kind == "i" else jnp.asarray(x, held)
-    members = None if state is None else [jnp.asarray(m, state_dtype(held)) for m in state]
-    return inputs, members and _packed(members)
-
-
-def _run_jax(
-    model: nnx.Module, held: jnp.dtype, x: np.ndarray, state: list[np.ndarray] | None
-) -> list[np.ndarray]:
-    """The output and the members of the last state."""
-    skeleton, params = split(model)
-    run: Any = jax.jit(lambda params, x, state: skeleton.merge(params)(x, state))
-    return _listed(run(params, *_jax_inputs(held, x, state)), lambda v: np.asarray(v, np.float64))
-
-
-def _gradients_jax(
-    model: nnx.Module,
-    held: jnp.dtype,
-    targets: np.ndarray,
-    x: np.ndarray,
-    state: list[np.ndarray] | None,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    skeleton, params = split(model)
-    is_ids = targets.dtype.kind == "i"
-    loss_of = losses.cross_entropy if is_ids else losses.squared_error
-
-    def loss(params, x, state, targets):
-        merged: Any = skeleton.merge(params)
-        output, _ = merged(x, state)
-        return loss_of(output, targets if is_ids else targets.astype(output.dtype))
-
-    run = jax.jit(jax.value_and_grad(loss))
-    value, grads = run(params, *_jax_inputs(held, x, state), jnp.asarray(targets))
-    as_array = lambda v: np.asarray(v, np.float64)  # noqa: E731
-    return as_array(value), {name: as_array(grad) for name, grad in grads.items()}
-
-
-def _torch_inputs(module: nn.Module, x: np.ndarray, state: list[np.ndarray] | None) -> Any:
-    import torch
-
-    parameter = next(module.parameters())
-
-    def tensor(array: np.ndarray) -> Any:
-        dtype = None if array.dtype.kind == "i" else parameter.dtype
-        return torch.from_numpy(array).to(parameter.device, dtype)
-
-    members = None if state is None else [tensor(member) for member in state]
-    return tensor(x), members and _packed(members), tensor
-
-
-def _run_torch(
-    module: nn.Module, x: np.ndarray, state: list[np.ndarray] | None
-) -> list[np.ndarray]:
-    """The output and the members of the last state."""
-    import torch
-
-    inputs, packed, _ = _torch_inputs(module, x, state)
-    with torch.no_grad():
-        result = module(inputs, packed)
-    return _listed(result, lambda v: v.double().cpu().numpy())
-
-
-def _gradients_torch(
-    module: nn.Module, targets: np.ndarray, x: np.ndarray, state: list[np.ndarray] | None
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    from torch.nn import functional
-
-    inputs, packed, tensor = _torch_inputs(module, x, state)
-    module.zero_grad()
-    output, _ = module(inputs, packed)
-    goal = tensor(targets)
-    if targets.dtype.kind == "i":
-        loss = functional.cross_entropy(output.flatten(0, -2), goal.flatten())
-    else:
-        loss = functional.mse_loss(output, goal)
-    loss.backward()
-    as_array = lambda v: v.detach().double().cpu().numpy()  # noqa: E731
-    return as_array(loss), {name: as_array(p.grad) for name, p in module.named_parameters()}
-
-
-def _packed(members: list[Any]) -> Any:
-    """A state as layers take it."""
-    return tuple(members) if len(members) > 1 else members[0]
-
-
-def _listed(result: Any, as_array: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
-    output, state = result
-    members = state if isinstance(state, tuple) else (state,)
-    return [as_array(value) for value in (output, *members)]

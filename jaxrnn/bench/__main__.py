@@ -33,6 +33,7 @@ class BenchOptions:
       infer    forward only
       varlen   sequences of different lengths
       stream   writing text, one symbol after the other
+      sketch   sketch-rnn, training: with its encoder, and the decoder alone
       scaling  cost by number of steps and batch size, and what --remat saves
 
     examples:
@@ -41,10 +42,10 @@ class BenchOptions:
     """
 
     suites: Annotated[
-        tuple[Literal["lesson", "train", "infer", "varlen", "stream", "scaling"], ...],
+        tuple[Literal["lesson", "train", "infer", "varlen", "stream", "sketch", "scaling"], ...],
         tyro.conf.arg(metavar="SUITE"),
         tyro.conf.Positional,
-    ] = ("lesson", "train", "infer", "varlen", "stream")
+    ] = ("lesson", "train", "infer", "varlen", "stream", "sketch")
     """what to time"""
     peers: tuple[PeerName, ...] = ()
     """beside whom; empty: all that are installed, but torch-compile, which compiles for minutes"""

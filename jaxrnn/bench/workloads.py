@@ -77,6 +77,36 @@ class Workload:
         return 2.0 * total * self.mean_steps * self.batch_size
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawing(Workload):
+    """A training step of sketch-rnn: T points of B drawings, H units that draw."""
+
+    input_size: int = 5  # numbers of a point
+    hidden_size: int = 512
+    encoder_size: int = 256  # of each direction
+    latent_size: int = 128  # Z; 0: the decoder alone
+    num_mixtures: int = 20
+    clip: float = 1.0  # of each element of the gradient
+
+    @property
+    def width_out(self) -> int:
+        """Numbers of an output."""
+        return 3 + 6 * self.num_mixtures
+
+    @property
+    def flops(self) -> float:
+        """As of every row; the latent vector's projection is needed once a drawing."""
+        rows = 4 * self.hidden_size
+        once = 3 * rows * self.latent_size / self.num_steps
+        decoder = 2 * rows * self.input_size + 3 * rows * self.hidden_size
+        head = 3 * self.width_out * self.hidden_size
+        encoder = 0
+        if self.latent_size:
+            own = 4 * self.encoder_size
+            encoder = 2 * (2 * own * self.input_size + 3 * own * self.encoder_size)
+        return 2.0 * (once + decoder + head + encoder) * self.num_steps * self.batch_size
+
+
 _LESSON = Workload(
     *("lesson-char-rnn", "lstm", 100, 128, 83, 512, 2),
     output_size=83, dropout=0.5, goal=1.15, is_text=True,
@@ -109,6 +139,10 @@ SUITES: dict[str, tuple[Workload, ...]] = {
         )
         for size in (128, 256, 512)
     ),
+    "sketch": (
+        Drawing("sketch-rnn", "lstm", 96, 100),
+        Drawing("sketch-decoder", "lstm", 96, 100, latent_size=0),
+    ),
     "scaling": tuple(
         Workload(f"lstm-T{num_steps}-B{batch_size}", "lstm", num_steps, batch_size, 256, 256)
         for num_steps, batch_size in ((25, 64), (50, 64), (100, 64), (200, 64), (50, 16), (50, 256))
@@ -124,7 +158,9 @@ SUITES: dict[str, tuple[Workload, ...]] = {
 
 
 def shapes(workload: Workload) -> dict[str, tuple[int, ...]]:
-    """The parameters by torch's names, as of a module with ``rnn`` and ``decoder``."""
+    """The parameters by torch's names: of ``rnn`` and ``decoder``, or of a sketch-rnn."""
+    if isinstance(workload, Drawing):
+        return _drawing_shapes(workload)
     rows, found = GATES[workload.cell] * workload.hidden_size, {}
     for layer in range(workload.num_layers):
         columns = workload.width if layer else workload.input_size
@@ -136,6 +172,29 @@ def shapes(workload: Workload) -> dict[str, tuple[int, ...]]:
     if workload.output_size:
         found["decoder.weight"] = (workload.output_size, workload.width)
         found["decoder.bias"] = (workload.output_size,)
+    return found
+
+
+def _drawing_shapes(drawing: Drawing) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+
+    def lstm(name: str, suffix: str, columns: int, size: int) -> None:
+        found[f"{name}.weight_ih_l0{suffix}"] = (4 * size, columns)
+        found[f"{name}.weight_hh_l0{suffix}"] = (4 * size, size)
+        found[f"{name}.bias_ih_l0{suffix}"] = found[f"{name}.bias_hh_l0{suffix}"] = (4 * size,)
+
+    def linear(name: str, columns: int, rows: int) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (rows, columns), (rows,)
+
+    size, latent = drawing.hidden_size, drawing.latent_size
+    if latent:
+        for suffix in ("", "_reverse"):
+            lstm("encoder", suffix, drawing.input_size, drawing.encoder_size)
+        for name in ("mu", "presig"):
+            linear(name, 2 * drawing.encoder_size, latent)
+        linear("initial", latent, 2 * size)
+    lstm("decoder", "", drawing.input_size + latent, size)
+    linear("output", size, drawing.width_out)
     return found
 
 
@@ -157,9 +216,14 @@ def lengths(workload: Workload) -> np.ndarray:
 
 
 def data(workload: Workload, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (count, B, T[, I]) and targets, float32 or int32 ids."""
+    """Inputs (count, B, T[, I]) and targets, float32 or int32 ids; drawings and their lengths."""
     rng = np.random.default_rng(1)
     lead = (count, workload.batch_size, workload.num_steps)
+    if isinstance(workload, Drawing):
+        points = rng.normal(size=(*lead[:2], lead[2] + 1, 5)).astype(np.float32)
+        points[..., 2:] = np.eye(3)[(rng.random(points.shape[:3]) < 0.15).astype(int)]
+        points[:, :, 0] = (0, 0, 1, 0, 0)
+        return points, np.full(lead[:2], workload.num_steps, np.int32)
     if workload.is_text:
         ids = rng.integers(workload.input_size, size=(*lead[:2], lead[2] + 1)).astype(np.int32)
         return ids[..., :-1], ids[..., 1:]

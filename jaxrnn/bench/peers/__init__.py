@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from jaxrnn.bench.workloads import Workload
+from jaxrnn.bench.workloads import Drawing, Workload
 
 Arrays = dict[str, np.ndarray]
 
@@ -68,6 +68,12 @@ PEERS: dict[str, Peer] = {
 }
 """Every library by its name, ours first."""
 
+SKETCH_PEERS: dict[str, Peer] = {
+    OURS: Peer("ours_sketch", "session", "jax"),
+    "torch": Peer("torch_sketch", "session", "torch"),
+}
+"""Those that have a sketch-rnn: of the others none has one, and nobody's plain code is theirs."""
+
 ONLY_NAMED = {
     "torch-compile": "only where --peers names it: it unrolls the steps and compiles for minutes"
 }
@@ -86,5 +92,9 @@ def start(name: str, workload: Workload) -> Session:
     peer = PEERS[name]
     if not installed(name):
         raise UnsupportedError(f"{peer.package} is not installed")
+    if isinstance(workload, Drawing):
+        if name not in SKETCH_PEERS:
+            raise UnsupportedError("no sketch-rnn is written with it")
+        peer = SKETCH_PEERS[name]
     module = importlib.import_module(f"{__name__}.{peer.module}")
     return getattr(module, peer.function)(workload)

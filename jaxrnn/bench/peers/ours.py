@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,12 +12,12 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import losses, recurrence
-from jaxrnn.bench.peers import Session
+from jaxrnn.bench.peers import Arrays, Session
 from jaxrnn.bench.peers.in_jax import ahead_of_time, arrays
 from jaxrnn.bench.workloads import Workload, data, lengths, parameters
-from jaxrnn.config import CharConfig
+from jaxrnn.config import CharConfig, TrainConfig
 from jaxrnn.layers import LAYERS
-from jaxrnn.models import split
+from jaxrnn.models import Params, Skeleton, split
 from jaxrnn.models.char_lm import CharLM, generate
 from jaxrnn.models.forecaster import Forecaster
 from jaxrnn.train_step import (
@@ -133,16 +134,29 @@ def session(workload: Workload) -> Session:
         warmup_steps=0,
     )
     model = model_of(workload, workload.dropout)
-    train_skeleton, _ = split(model)
-    count = steps_per_dispatch(config, params)
-    step: Any = make_step(loss_and_state, train_skeleton, config, 10**6)
-    copies = jax.tree.map(jnp.array, params)
     carry = model.rnn.initial_state(workload.batch_size)
+    batches = lambda count: data(workload, count)  # noqa: E731
+    return training(config, loss_and_state, split(model)[0], params, carry, batches, check)
+
+
+def training(
+    config: TrainConfig,
+    loss: Callable[..., Any],
+    skeleton: Skeleton,
+    params: Params,
+    carry: Any,
+    batches_of: Callable[[int], tuple[Any, Any]],
+    check: Callable[[], tuple[np.ndarray, Arrays]],
+) -> Session:
+    """Training steps as ``jaxrnn.train`` dispatches them; ``batches_of(count)`` stacks so many."""
+    count = steps_per_dispatch(config, params)
+    step: Any = make_step(loss, skeleton, config, 10**6)
+    copies = jax.tree.map(jnp.array, params)
     state = TrainState(jnp.int32(0), copies, optimizer(config).init(copies), carry)
     of_state, of_batches, of_all = shardings(data_mesh(config))
     box = [jax.device_put(state, of_state)]
     batches = (
-        *jax.device_put(data(workload, count), of_batches),
+        *jax.device_put(batches_of(count), of_batches),
         jax.device_put(np.zeros(count, bool), of_all),
     )
     program = ahead_of_time(step, box[0], *batches, np.int32(count))
