@@ -20,7 +20,7 @@ from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from jaxrnn.train_step import initial_state
 
-SCALE = 20.0
+SCALE, EXTENT = 20.0, 256.0
 NUM_POINTS = 40
 LINES = [[[100, 50], [140, 50], [140, 90]], [[60, 70]]]
 GAIN = 4.0  # by which initial values are multiplied, so that what is read matters
@@ -37,7 +37,8 @@ def make_run(
         "num_mixtures": 2,
     }
     config = SketchConfig(run=str(path), class_size=3, **(small | options))
-    facts = {"classes": list(classes), "scale": SCALE, "num_points": NUM_POINTS, "digest": ""}
+    facts = {"classes": list(classes), "scale": SCALE, "num_points": NUM_POINTS}
+    facts |= {"extent": EXTENT, "digest": ""}
     run = Run.create("sketch", config, facts)
     _, _, state = initial_state(TASKS["sketch"].from_facts(config, facts), config)
     params = {name: gain * value for name, value in state.params.items()}

@@ -1,10 +1,11 @@
+import dataclasses
 import logging
 from itertools import chain
 
 import jax
 import numpy as np
 import pytest
-from demo_cases import NUM_POINTS, SCALE, make_run, open_artist
+from demo_cases import EXTENT, NUM_POINTS, SCALE, make_run, open_artist
 
 from jaxrnn.demo import artist as artist_module
 from jaxrnn.demo.artist import START_AT, Wish
@@ -126,3 +127,18 @@ def test_nothing_is_compiled_after_the_warm_up(tmp_path, monkeypatch, caplog, co
         assert [r.message for r in caplog.records if "Compiling" in r.message] == []
         list(fresh.complete([*LINES] * 4, Wish(1, 0.7, 5)))
         assert [r.message for r in caplog.records if "Compiling" in r.message] != []
+
+
+def test_a_typical_drawing_has_one_size_on_the_page(run):
+    """Drawings in data twice as large, which the model knows at the same scale of its own."""
+    small = open_artist(run)
+    task = dataclasses.replace(small.task, scale=2 * SCALE, extent=2 * EXTENT)
+    large = artist_module.Artist(task, (small.pen.skeleton, small.pen.params))
+    assert whole(large.complete(LINES, Wish(1, 0.4, 3)))[0].tolist() == (
+        whole(small.complete(LINES, Wish(1, 0.4, 3)))[0].tolist()
+    )
+    wider = dataclasses.replace(small.task, extent=EXTENT / 2)
+    wide = artist_module.Artist(wider, (small.pen.skeleton, small.pen.params))
+    (got,) = whole(wide.complete([], Wish(1, 0.4, 3)))
+    (one,) = whole(small.complete([], Wish(1, 0.4, 3)))
+    np.testing.assert_allclose(got[:, :2] - START_AT, 2 * (one[:, :2] - START_AT), atol=0.05)

@@ -1,5 +1,6 @@
 """``python -m jaxrnn.demo``: its options, its mistakes in one line, and that it serves and ends."""
 
+import json
 import os
 import re
 import signal
@@ -12,7 +13,12 @@ import pytest
 from demo_cases import make_run
 from small_runs import TEXT, char_config, train
 
+from jaxrnn import checkpoint, cli, evaluate
+from jaxrnn.data.drawings import read_drawings
+from jaxrnn.data.strokes import typical_extent
 from jaxrnn.demo import __main__ as command
+
+OMNIGLOT = str(command.MODEL.parents[1] / "data" / "omniglot.npz")
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +119,22 @@ def test_it_serves_until_it_is_interrupted(run):
             process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
+
+
+def test_the_model_that_comes_along_is_what_its_card_says(capsys):
+    model = command.MODEL
+    assert (
+        cli.exit_code(lambda: evaluate.run_command([str(model), "--data", OMNIGLOT, "--json"])) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert found["positions"] == 300
+    assert f"{found['reconstruction']:.3f} on the 300 of the test part" in card.replace("\n", " ")
+    arrays, _ = checkpoint.read(model / "checkpoints" / "best.safetensors")
+    assert f"{sum(array.size for array in arrays.values()):,}\nparameters" in card
+    run = json.loads((model / "run.json").read_text(encoding="utf-8"))
+    assert run["facts"]["extent"] == typical_extent(read_drawings((), 250).train.drawings)
+    for argument in run["about"]["command"]:
+        assert argument in card
+    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+    assert size < 2 * 2**20

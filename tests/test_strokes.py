@@ -19,6 +19,7 @@ from jaxrnn.data.strokes import (
     to_lines,
     to_stroke3,
     to_stroke5,
+    typical_extent,
 )
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
@@ -277,3 +278,12 @@ def test_drawings_of_a_batch_keep_to_themselves():
     scaled = augment([unlifted, unlifted], np.random.default_rng(0), 0.5, 0.0)
     assert len({float(d[0, axis]) for d in scaled for axis in (0, 1)}) == 4
     assert (unlifted == drawing(*[[1, 1, 0]] * 5)).all()
+
+
+def test_the_typical_extent_is_the_median_of_the_larger_sides():
+    drawings = [
+        drawing([0, 0, 0], [3, 1, 0], [-9, 0, 1]),  # 9 wide, 1 high
+        drawing([5, 5, 0], [0, 4, 0], [1, 0, 1]),  # 4 high: the first offset is no part of it
+        drawing([0, 0, 0], [0, 7, 1]),
+    ]
+    assert typical_extent(drawings) == 7

@@ -123,7 +123,7 @@ def test_the_same_random_numbers_draw_the_same(kind, convention):
 
 def test_what_is_not_given_is_drawn_and_the_unit_is_the_datas():
     _, _, twin = both_of("classes")
-    strokes = {"scale": 50.0, "num_points": 9, "classes": ["cat", "dog"]}
+    strokes = {"scale": 50.0, "num_points": 9, "extent": 300.0, "classes": ["cat", "dog"]}
     other = sketch_modules.SketchRNN(**twin.arguments, strokes=strokes).double()
     other.load_state_dict(twin.state_dict())
     assert (other.strokes, other.arguments) == (strokes, twin.arguments)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from demo_cases import SCALE, make_run
+from demo_cases import EXTENT, SCALE, make_run
 from exports import change, export, read, refused
 from lesson import import_, run
 from sketch_cases import random_drawing
@@ -93,7 +93,9 @@ def test_each_kind_is_exported_and_verified_in_three_forms(kind, runs, tmp_path,
         capsys.readouterr().out
     )
     twin: Any = torch_compat.load(tmp_path / "out")
-    assert twin.strokes == {"scale": SCALE, "num_points": 40, "classes": list(task.classes)}
+    assert twin.strokes == {
+        **{"scale": SCALE, "num_points": 40, "extent": EXTENT, "classes": list(task.classes)},
+    }
     assert {k: np.asarray(v).tobytes() for k, v in params.items()} == {
         k: v.numpy().tobytes() for k, v in twin.state_dict().items()
     }
@@ -301,10 +303,11 @@ def test_the_scale_of_a_file_stays_and_other_classes_are_refused(runs, data, tmp
 
 def test_what_an_export_says_of_its_drawings_is_checked(runs, tmp_path, capsys):
     assert export(runs["classes"], "--to", tmp_path / "out") == 0
-    good = {"scale": 2.0, "num_points": 9, "classes": ["cat", "dog"]}
+    good = {"scale": 2.0, "num_points": 9, "extent": 9.0, "classes": ["cat", "dog"]}
     for wrong, found in (
         ({"scale": 0}, "scale is 0, expected a number above 0"),
         ({"scale": float("inf")}, "scale is inf"),
+        ({"extent": -1}, "extent is -1, expected a number above 0"),
         ({"scale": "x"}, "could not convert string to float"),
         ({"num_points": 0}, "num_points is 0, expected 1 or more"),
         ({"num_points": 1.5}, "num_points is 1.5"),

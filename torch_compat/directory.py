@@ -140,8 +140,9 @@ def _check(config: Mapping[str, Any], header: Mapping[str, Mapping[str, Any]]) -
 
 def _check_strokes(strokes: Mapping[str, Any], num_classes: int) -> None:
     """Raise an error where this is not what ``SketchRNN`` carries."""
-    if not 0 < float(strokes["scale"]) < math.inf:
-        raise ValueError(f"strokes' scale is {strokes['scale']}, expected a number above 0")
+    for name in ("scale", "extent"):
+        if not 0 < float(strokes[name]) < math.inf:
+            raise ValueError(f"strokes' {name} is {strokes[name]}, expected a number above 0")
     if type(strokes["num_points"]) is not int or strokes["num_points"] < 1:
         raise ValueError(f"strokes' num_points is {strokes['num_points']!r}, expected 1 or more")
     names = strokes["classes"]

@@ -58,7 +58,7 @@ def _subject(run: Run, checkpoint: str) -> tuple[Subject, dict[str, Any]]:
         "char": lambda: {"vocabulary": task.vocabulary.to_dict()},
         "series": lambda: {"scaler": {**task.scaler.to_dict(), "target": task.target}},
         "sketch": lambda: {
-            "strokes": {k: run.facts[k] for k in ("scale", "num_points", "classes")}
+            "strokes": {k: run.facts[k] for k in ("scale", "num_points", "extent", "classes")}
         },
     }[run.task]()
     source = {key: run.about.get(key) for key in ("revision", "versions")}

@@ -33,6 +33,7 @@ _RUN_FILES = {
 _CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
 _TASK_OF = {"CharLM": "char", "Forecaster": "series", "SketchRNN": "sketch"}
+QUICKDRAW_EXTENT = 256.0  # of the drawings of sketch-rnn-js's models
 _OPTIONS_OF = {
     **dict.fromkeys(("char", "series"), ("cell", "hidden_size", "num_layers")),
     "sketch": (
@@ -183,7 +184,7 @@ def read(source: Path) -> Weights:
         found = magenta.read(_content(source), str(source))
         arrays, where = found.arrays, source
         name, arguments = "SketchRNN", layout.read_sketch_rnn(shapes_of(arrays)) or {}
-        strokes = {"scale": float(found.info["scale_factor"])}
+        strokes = {"scale": float(found.info["scale_factor"]), "extent": QUICKDRAW_EXTENT}
         strokes["num_points"] = int(found.info["max_seq_len"])
         carried = {"strokes": strokes | {"classes": [str(found.info.get("name") or "drawing")]}}
     else:
@@ -291,7 +292,7 @@ def _sketch_facts(source: Path, weights: Weights, config: SketchConfig) -> dict[
         return {**carried, "digest": ""}
     _, facts = _load("sketch", config, None)
     if carried is not None:
-        facts |= {"scale": carried["scale"]}
+        facts |= {name: carried[name] for name in ("scale", "extent")}
         facts["num_points"] = max(carried["num_points"], facts["num_points"])
         if len(carried["classes"]) == 1 == len(facts["classes"]):
             facts["classes"] = carried["classes"]

@@ -25,8 +25,8 @@ class SketchRNN(nn.Module):
 
     Encoder and an ``lstm`` decoder are ``torch.nn.LSTM``, which has no recurrent dropout; the
     other decoders are made without it too. ``strokes`` is ``{"scale": ..., "num_points": ...,
-    "classes": [...]}``: the model reads and draws offsets divided by the scale, of drawings of at
-    most so many points, of these classes.
+    "extent": ..., "classes": [...]}``: the model reads and draws offsets divided by the scale, of
+    drawings of at most so many points, whose larger side is typically so long, of these classes.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class SketchRNN(nn.Module):
             "class_size": class_size,
             "conditional": conditional,
         }
-        strokes = {"scale": 1.0, "num_points": 250, "classes": []} if strokes is None else strokes
+        if strokes is None:
+            strokes = {"scale": 1.0, "num_points": 250, "extent": 256.0, "classes": []}
         self.scale = float(strokes["scale"])
+        self.extent = float(strokes["extent"])
         self.num_points = int(strokes["num_points"])
         self.class_names = [str(name) for name in strokes["classes"]]
         if decoder != "lstm" and decoder not in NORMED:
@@ -77,8 +79,12 @@ class SketchRNN(nn.Module):
     @property
     def strokes(self) -> dict[str, Any]:
         """As the constructor takes it."""
-        names = list(self.class_names)
-        return {"scale": self.scale, "num_points": self.num_points, "classes": names}
+        return {
+            "scale": self.scale,
+            "num_points": self.num_points,
+            "extent": self.extent,
+            "classes": list(self.class_names),
+        }
 
     def encode(self, points: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """mu and the logarithm of the variance (B, Z) of drawings (B, T, 5) of these lengths."""

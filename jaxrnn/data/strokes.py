@@ -172,6 +172,12 @@ def scale_factor(drawings: Sequence[Drawing]) -> float:
     return scale
 
 
+def typical_extent(drawings: Sequence[Drawing]) -> float:
+    """The median of the drawings' larger sides, in the data's unit."""
+    sides = [np.ptp(drawing[:, :2].cumsum(axis=0), axis=0).max() for drawing in drawings]
+    return float(np.median(sides))
+
+
 def random_scale(drawing: Drawing, rng: np.random.Generator, factor: float = 0.15) -> Drawing:
     """The drawing stretched in x and in y, by factors from U(1 - factor, 1 + factor)."""
     return augment([drawing], rng, factor, 0.0)[0]

@@ -25,9 +25,9 @@ from jaxrnn.models.sketch_drawing import Pen, slerp
 from jaxrnn.models.sketch_rnn import SketchRNN
 from jaxrnn.tasks.sketch import SketchTask
 
-SIDE = 400  # of the page's square, in its units: room around a drawing of Quick, Draw!'s 256
-DATA_UNIT = 1.0  # what a unit of the page is in the data's pixels
-EPSILON = 2.0  # data's pixels by which what a person drew may move to have fewer points
+SIDE = 400  # of the page's square, in its units
+EXTENT = 256  # the larger side of a typical drawing there, which leaves some room around it
+EPSILON = 2.0  # by which what a person drew may move to have fewer points, as Quick, Draw! has it
 START_AT = (0.3 * SIDE, 0.3 * SIDE)  # of a drawing that nobody began
 MAX_COUNT = 9  # drawings of an answer
 LENGTHS = (8, 16, 4, 32, 2, 64, 1, 128, 256, 512)  # of padded prefixes, the likeliest first
@@ -57,7 +57,7 @@ class Artist:
     def __init__(self, task: SketchTask, model: tuple[Skeleton[SketchRNN], Params]):
         self.task = task
         self.pen = Pen(model)
-        self._unit = task.scale / DATA_UNIT  # the model's, in the page's
+        self._unit = task.scale * EXTENT / task.extent  # the model's, in the page's
 
     def complete(self, lines: Sequence[Line], wish: Wish) -> Iterator[Points]:
         """Endings of what was begun; whole drawings where that is nothing."""
@@ -97,10 +97,10 @@ class Artist:
 
     def _stroke3(self, lines: Sequence[Line]) -> Drawing:
         """In the model's unit; it begins in the origin, as the data's drawings do."""
-        kept = [simplify(line * DATA_UNIT, EPSILON) for line in lines if len(line)]
+        kept = [simplify(line, EPSILON) for line in lines if len(line)]
         drawing = from_lines(kept)
         drawing[:1, :2] = 0
-        drawing[:, :2] /= self.task.scale
+        drawing[:, :2] /= self._unit
         return drawing
 
     def _latent(self, lines: Sequence[Line]) -> Float[np.ndarray, "1 Z"]:

@@ -21,7 +21,7 @@ from jaxrnn.config import SketchConfig
 from jaxrnn.data.drawings import Part, read_drawings
 from jaxrnn.data.sketch_batches import SketchBatches, held_out_batches
 from jaxrnn.data.sketch_output import to_svg
-from jaxrnn.data.strokes import scale_factor
+from jaxrnn.data.strokes import scale_factor, typical_extent
 from jaxrnn.errors import InputError
 from jaxrnn.mixture import kl_nats, offset_nats, pen_nats, split_outputs
 from jaxrnn.models import Params, Skeleton
@@ -93,6 +93,7 @@ class SketchTask:
     classes: tuple[str, ...]
     scale: float  # standard deviation of the training offsets, the model's unit
     num_points: int  # Nmax
+    extent: float = 256.0  # the larger side of a typical training drawing; Quick, Draw!'s
 
     name: ClassVar[str] = "sketch"
     monitor: ClassVar[str] = "loss"
@@ -101,7 +102,8 @@ class SketchTask:
     def from_facts(cls, config: SketchConfig, facts: dict[str, Any]) -> SketchTask:
         """The task of an existing run."""
         classes = tuple(fact(facts, "classes"))
-        return cls(config, classes, float(fact(facts, "scale")), int(fact(facts, "num_points")))
+        scale, extent = float(fact(facts, "scale")), float(fact(facts, "extent"))
+        return cls(config, classes, scale, int(fact(facts, "num_points")), extent)
 
     @classmethod
     def load(
@@ -111,13 +113,16 @@ class SketchTask:
         check_pinned(facts)
         read = read_drawings(config.data, config.max_len)
         if facts is None:
-            task = cls(config, read.classes, scale_factor(read.train.drawings), read.longest)
+            drawings = read.train.drawings
+            scale, extent = scale_factor(drawings), typical_extent(drawings)
+            task = cls(config, read.classes, scale, read.longest, extent)
         else:
             task = cls.from_facts(config, facts)
         found = {
             "classes": list(task.classes),
             "scale": task.scale,
             "num_points": task.num_points,
+            "extent": task.extent,
             "digest": digest_of(
                 *(*read.train.drawings, read.train.classes),
                 *(*read.valid.drawings, read.valid.classes),
