@@ -38,6 +38,14 @@ def exit_code(main: Callable[[], int | None]) -> int:
         return 130
 
 
+def check_flags(options: Any, checks: dict[str, tuple[bool, str]]) -> None:
+    """Raise InputError for the first option that is not as ``(ok, expected)`` has it."""
+    for name, (ok, expected) in checks.items():
+        if not ok:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} is {getattr(options, name)!r}, expected {expected}")
+
+
 def parse(options: Any, **arguments: Any) -> Any:
     """``tyro.cli``, whose complaints become an InputError of one line."""
     box = io.StringIO()

@@ -74,9 +74,7 @@ class DrawOptions:
             "seconds": (0 <= self.seconds < math.inf, "a number from 0 on"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
         }
-        for name, (ok, expected) in checks.items():
-            if not ok:
-                raise InputError(f"--{name} is {getattr(self, name)!r}, expected {expected}")
+        cli.check_flags(self, checks)
         given = [name for name in ("prefix", "again", "between") if getattr(self, name)]
         if len(given) > 1:
             raise InputError(f"--{given[0]} and --{given[1]} exclude each other; give one")

@@ -52,10 +52,7 @@ class SampleOptions:
             "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
         }
-        for name, (ok, expected) in checks.items():
-            if not ok:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} is {getattr(self, name)!r}, expected {expected}")
+        cli.check_flags(self, checks)
 
 
 def main() -> int:

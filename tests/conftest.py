@@ -1,7 +1,20 @@
 """Strict JAX for every test: shapes checked at run time, two CPU devices, no silent promotion."""
 
+import atexit
 import os
+import shutil
+import signal
+import tempfile
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is tested gets it by Ctrl-C
+
+# What one test has compiled, another need not: half of the time is compilation. Each process has
+# a directory of its own, which goes with it.
+compiled = tempfile.mkdtemp(prefix="jaxrnn-compiled-")
+atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -58,3 +71,30 @@ def known_ceilings(monkeypatch):
 
     monkeypatch.setattr(ceilings, "floor_s", lambda workload: 0.25)
     monkeypatch.setattr(ceilings, "describe", lambda workload: LIMITS)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of a drawing page whose model is warm."""
+    from demo_page import served
+
+    with served(tmp_path_factory.mktemp("demo")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium."""
+    from demo_page import launched
+
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page in contexts of their options; what goes wrong in them fails the test."""
+    from demo_page import opener
+
+    with opener(browser, address) as open_page:
+        yield open_page

@@ -3,7 +3,6 @@
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
-import pytest
 from demo_page import (
     BROWSER,
     CIRCLE,
@@ -13,11 +12,8 @@ from demo_page import (
     asked_by,
     draw,
     draw_circle,
-    launched,
-    opener,
     pixels,
     saved,
-    served,
     wait_for_pixels,
     wait_for_status,
 )
@@ -26,24 +22,6 @@ from jaxrnn.data.sketch_output import from_json
 from jaxrnn.data.sketch_svg import read_svg
 
 pytestmark = BROWSER
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("demo")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser, address):
-    with opener(browser, address) as open_page:
-        yield open_page
 
 
 def test_the_model_draws_on_in_its_own_colour(open_page):

@@ -8,34 +8,13 @@ from demo_page import (
     PERSON,
     asked_by,
     draw,
-    launched,
-    opener,
     pixels,
-    served,
     wait_for_pixels,
     wait_for_status,
 )
 
 DARK_PERSON, DARK_MODEL = (255, 122, 166), (241, 239, 233)
 pytestmark = BROWSER
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("demo")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser, address):
-    with opener(browser, address) as open_page:
-        yield open_page
 
 
 def test_a_hundred_quick_drawings(open_page):

@@ -49,7 +49,9 @@ def test_a_layer_of_torch_keeps_its_bits_and_stays_apart(dtype):
 def test_what_has_no_twin_is_named():
     with pytest.raises(TypeError, match=r"Linear.*expected torch\.nn's LSTM, GRU, RNN, LSTMCell"):
         torch_compat.from_torch(torch.nn.Linear(2, 3))
-    with pytest.raises(TypeError, match=r"Linear.*jaxrnn's LSTM, GRU, .*RNNCell, CharLM, Forec"):
+    with pytest.raises(
+        TypeError, match=r"Linear.*jaxrnn's LSTM, GRU, .*RNNCell, .*HyperLSTM, CharLM, Forec"
+    ):
         torch_compat.to_torch(Linear(2, 3, rngs=nnx.Rngs(0)))
 
     class LSTM(torch.nn.LSTM):

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 RESULTS = Path(__file__).parent / "results.jsonl"
-STEPS = {"omniglot": 1500, "short_kanji": 1200, "aaron_sheep": 700}
+STEPS = {"omniglot": 6000, "short_kanji": 5000, "aaron_sheep": 2500}
 KINDS = {
     "unconditional": ["--no-conditional"],
     "KL weight 0.5": ["--kl-weight", "0.5"],

@@ -38,8 +38,7 @@ class DemoOptions:
     """where to compute"""
 
     def __post_init__(self):
-        if not 0 <= self.port < 2**16:
-            raise InputError(f"--port is {self.port}, expected 0 to {2**16 - 1}")
+        cli.check_flags(self, {"port": (0 <= self.port < 2**16, f"0 to {2**16 - 1}")})
 
 
 def main() -> int:
