@@ -74,6 +74,25 @@ def known_ceilings(monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def artist(tmp_path_factory):
+    """Of the drawing page, by a small model."""
+    from demo_cases import make_run, open_artist
+
+    return open_artist(make_run(tmp_path_factory.mktemp("demo") / "run"))
+
+
+@pytest.fixture(scope="module")
+def client(artist):
+    """Of the page's application."""
+    from demo_cases import serving
+
+    from jaxrnn.demo.server import make_app
+
+    with serving(make_app(artist, "127.0.0.1", [])) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """Of a drawing page whose model is warm."""
     from demo_page import served

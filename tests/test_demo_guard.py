@@ -1,21 +1,9 @@
 """Who is refused, and what a browser is told."""
 
 import pytest
-from demo_cases import make_run, open_artist, serving, wish
+from demo_cases import serving, wish
 
-from jaxrnn.demo.artist import Artist
 from jaxrnn.demo.server import make_app
-
-
-@pytest.fixture(scope="module")
-def artist(tmp_path_factory) -> Artist:
-    return open_artist(make_run(tmp_path_factory.mktemp("demo") / "run"))
-
-
-@pytest.fixture(scope="module")
-def client(artist):
-    with serving(make_app(artist, "127.0.0.1", [])) as client:
-        yield client
 
 
 def test_all_answers_tell_the_browser_to_load_nothing_else(client):

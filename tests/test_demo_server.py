@@ -6,20 +6,8 @@ import json
 import pytest
 from demo_cases import LINES, drawings, make_run, open_artist, serving, wish
 
-from jaxrnn.demo.artist import Artist
 from jaxrnn.demo.messages import MAX_BODY
 from jaxrnn.demo.server import FILES, make_app
-
-
-@pytest.fixture(scope="module")
-def artist(tmp_path_factory) -> Artist:
-    return open_artist(make_run(tmp_path_factory.mktemp("demo") / "run"))
-
-
-@pytest.fixture(scope="module")
-def client(artist):
-    with serving(make_app(artist, "127.0.0.1", [])) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

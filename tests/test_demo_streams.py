@@ -5,16 +5,9 @@ import socket
 import threading
 import time
 
-import pytest
-from demo_cases import drawings, make_run, open_artist, serving, wish
+from demo_cases import drawings, serving, wish
 
-from jaxrnn.demo.artist import Artist
 from jaxrnn.demo.server import make_app
-
-
-@pytest.fixture(scope="module")
-def artist(tmp_path_factory) -> Artist:
-    return open_artist(make_run(tmp_path_factory.mktemp("demo") / "run"))
 
 
 def test_points_are_sent_before_the_next_ones_are_drawn(artist, monkeypatch):
