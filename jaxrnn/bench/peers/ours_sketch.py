@@ -35,6 +35,7 @@ def config_of(drawing: Drawing) -> SketchConfig:
         max_len=drawing.num_steps,
         clip_value=drawing.clip,
         lr=drawing.lr,
+        schedule="constant",
     )
 
 
