@@ -113,8 +113,10 @@ def test_a_model_of_ours_survives_to_the_steps_of_the_form():
     bias_hh = 0.01 * np.arange(4 * H, dtype=np.float32)  # of which the form has no place
     arrays["decoder.bias_hh_l0"] = bias_hh
     read = magenta.read(magenta.write(arrays, INFO))
+    folded = magenta.folded(arrays)
     arrays["decoder.bias_ih_l0"] = arrays["decoder.bias_ih_l0"] + bias_hh
     arrays["decoder.bias_hh_l0"] = 0 * bias_hh
+    assert {k: v.tolist() for k, v in folded.items()} == {k: v.tolist() for k, v in arrays.items()}
     assert read.arrays.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_allclose(read.arrays[name], array, atol=magenta.STEP / 2 + 1e-6)
