@@ -119,6 +119,9 @@ def run_command(argv: list[str]) -> int:
             if options.json:
                 _write(options.json, results.to_lines(found, about))
     report.footer(console, rows, about, {} if options.peers else ONLY_NAMED)
+    if all("skipped" in row for row in rows):
+        print("error: nothing was timed: no peer could do any of it", file=sys.stderr)
+        return 1
     if options.plot:
         try:
             report.plot(Path(options.plot), rows, about)

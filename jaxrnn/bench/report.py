@@ -53,6 +53,7 @@ def shape(workload: dict[str, Any]) -> str:
     return (
         f"{workload['cell']} {workload['mode']} T{workload['num_steps']} "
         f"B{workload['batch_size']} I{workload['input_size']} H{size} L{workload['num_layers']}"
+        + (f" Z{workload['latent_size']}" if workload.get("latent_size") else "")
     )
 
 

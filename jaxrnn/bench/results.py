@@ -148,7 +148,8 @@ def _run_workload(workload, peers, rounds, least_s):
                 )
             sessions[name] = session
             rows[name] = {"difference": found.size if found else None}
-    while True:
+    times = {}
+    while len(sessions) > 1 or not peers:
         try:
             calls = {name: session.call for name, session in sessions.items()}
             times = timing.in_turns(calls, rounds, least_s)
@@ -158,6 +159,10 @@ def _run_workload(workload, peers, rounds, least_s):
                 raise
             rows[error.name] = {"skipped": _reason(error.__cause__ or error)}
             del sessions[error.name]
+    if peers and len(sessions) == 1:  # never a figure without its peer
+        rows[OURS] = {"skipped": "no peer was timed beside it"}
+        about = describe(workload)
+        return [{"workload": about, "peer": name, **row} for name, row in rows.items()]
     per_step = {name: times[name] / session.steps_per_call for name, session in sessions.items()}
     floor, limits = ceilings.floor_s(workload), ceilings.describe(workload)
     for name, session in sessions.items():

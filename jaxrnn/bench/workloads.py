@@ -1,8 +1,8 @@
 """What is timed: models, shapes and what is done with them, one row each; NumPy alone.
 
-A training step is forward, loss, backward, clipping of the whole gradient's norm and Adam, of the
-whole model; ``forward`` is the model without gradients on a batch; ``generate`` writes text, one
-symbol after the other. Usage::
+A training step is forward, loss, backward, clipping of the whole gradient's norm (of a sketch-rnn's
+elements) and Adam, of the whole model; ``forward`` is the model without gradients on a batch;
+``generate`` writes text, one symbol after the other. Usage::
 
     workload = SUITES["train"][0]
     arrays, batch = parameters(workload), data(workload)
@@ -223,7 +223,12 @@ def data(workload: Workload, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
         points = rng.normal(size=(*lead[:2], lead[2] + 1, 5)).astype(np.float32)
         points[..., 2:] = np.eye(3)[(rng.random(points.shape[:3]) < 0.15).astype(int)]
         points[:, :, 0] = (0, 0, 1, 0, 0)
-        return points, np.full(lead[:2], workload.num_steps, np.int32)
+        # Of like lengths, as a batch of training has them.
+        least = -(-3 * workload.num_steps // 4)
+        valid = rng.integers(least, workload.num_steps + 1, lead[:2]).astype(np.int32)
+        ended = np.arange(workload.num_steps + 1) > valid[..., None]
+        points[ended] = (0, 0, 0, 0, 1)
+        return points, valid
     if workload.is_text:
         ids = rng.integers(workload.input_size, size=(*lead[:2], lead[2] + 1)).astype(np.int32)
         return ids[..., :-1], ids[..., 1:]

@@ -60,12 +60,12 @@ def model_of(workload: Workload, dropout: float) -> Any:
 
 
 def spec(workload: Workload) -> recurrence.Spec:
-    """Of the first layer, as the choice of a backend sees it."""
+    """Of the first layer, as the choice of a backend sees it; of a sketch-rnn, its decoder's."""
     return recurrence.Spec(
         cell=model_of(workload, 0.0).rnn.cell,
         num_steps=workload.num_steps,
         batch_size=workload.batch_size,
-        input_size=workload.input_size,
+        input_size=workload.input_size + getattr(workload, "latent_size", 0),
         hidden_size=workload.hidden_size,
         proj_size=workload.proj_size,
         bias=True,

@@ -15,6 +15,8 @@ from jaxrnn.config import SketchConfig
 from jaxrnn.models import skeleton_of
 from jaxrnn.tasks.sketch import SketchTask
 
+KL_WEIGHT = 0.5
+
 
 def noise(drawing: Drawing) -> np.ndarray:
     """(B, Z): by which the latent vectors of the comparison are drawn."""
@@ -36,6 +38,10 @@ def config_of(drawing: Drawing) -> SketchConfig:
         clip_value=drawing.clip,
         lr=drawing.lr,
         schedule="constant",
+        # The latent vector's cost counts from the first step on, however small.
+        kl_weight_start=KL_WEIGHT,
+        kl_weight=KL_WEIGHT,
+        kl_floor=0.0,
     )
 
 

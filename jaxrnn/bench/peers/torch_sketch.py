@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_value_
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from jaxrnn.bench.peers import Session
-from jaxrnn.bench.peers.ours_sketch import config_of, noise
+from jaxrnn.bench.peers.ours_sketch import KL_WEIGHT, noise
 from jaxrnn.bench.peers.torch_nn import as_array, device
 from jaxrnn.bench.workloads import Drawing, data, parameters
 
@@ -30,12 +31,15 @@ class Net(nn.Module):
         self.decoder = nn.LSTM(5 + latent, size, batch_first=True)
         self.output = nn.Linear(size, drawing.width_out)
 
-    def forward(self, strokes: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T + 1, 5) and (B, Z) to outputs, mu and presig; all drawings have T points."""
+    def forward(
+        self, strokes: Tensor, lengths: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T + 1, 5), points of each drawing (B,) and (B, Z) to outputs, mu and presig."""
         points = strokes[:, :-1]
         if not self.latent_size:
             return self.output(self.decoder(points)[0]), noise, noise
-        _, (h, _) = self.encoder(strokes[:, 1:])
+        packed = pack_padded_sequence(strokes[:, 1:], lengths, True, enforce_sorted=False)
+        _, (h, _) = self.encoder(packed)
         both = torch.cat([h[0], h[1]], dim=-1)
         mu, presig = self.mu(both), self.presig(both)
         z = mu + (presig / 2).exp() * noise
@@ -66,21 +70,19 @@ def reconstruction(outputs: Tensor, points: Tensor) -> Tensor:
 def session(drawing: Drawing) -> Session:
     """Eager, with Adam and clipping of each element."""
     place = device()
-    net, config = Net(drawing), config_of(drawing)
+    net = Net(drawing)
     net.load_state_dict({n: torch.from_numpy(array) for n, array in parameters(drawing).items()})
     net = net.to(place)
-    strokes = torch.from_numpy(data(drawing)[0][0]).to(place)
+    strokes, lengths = (torch.from_numpy(part[0]) for part in data(drawing))
+    strokes, lengths = strokes.to(place), lengths.long()
     shape = (drawing.batch_size, drawing.latent_size)
     adam = torch.optim.Adam(net.parameters(), lr=drawing.lr)
-    steps = [0]
 
     def loss_of(noise: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, mu, presig = net(strokes, noise)
+        outputs, mu, presig = net(strokes, lengths, noise)
         loss = reconstruction(outputs, strokes[:, 1:])
         if drawing.latent_size:
-            kl = -0.5 * (1 + presig - mu * mu - presig.exp()).mean()
-            decayed = (config.kl_weight - config.kl_weight_start) * config.kl_decay ** steps[0]
-            loss = loss + (config.kl_weight - decayed) * kl.clamp(min=config.kl_floor)
+            loss = loss - KL_WEIGHT * 0.5 * (1 + presig - mu * mu - presig.exp()).mean()
         return loss, outputs
 
     def check():
@@ -97,7 +99,6 @@ def session(drawing: Drawing) -> Session:
         loss.backward()
         clip_grad_value_(net.parameters(), drawing.clip)
         adam.step()
-        steps[0] += 1
         return loss.item()
 
     return Session(train, 1, check)
