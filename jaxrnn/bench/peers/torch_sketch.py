@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_value_
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from jaxrnn.bench.peers import Session
 from jaxrnn.bench.peers.ours_sketch import KL_WEIGHT, noise
@@ -31,15 +30,12 @@ class Net(nn.Module):
         self.decoder = nn.LSTM(5 + latent, size, batch_first=True)
         self.output = nn.Linear(size, drawing.width_out)
 
-    def forward(
-        self, strokes: Tensor, lengths: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T + 1, 5), points of each drawing (B,) and (B, Z) to outputs, mu and presig."""
+    def forward(self, strokes: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T + 1, 5) and (B, Z) to outputs, mu and presig; the encoder reads all T points."""
         points = strokes[:, :-1]
         if not self.latent_size:
             return self.output(self.decoder(points)[0]), noise, noise
-        packed = pack_padded_sequence(strokes[:, 1:], lengths, True, enforce_sorted=False)
-        _, (h, _) = self.encoder(packed)
+        _, (h, _) = self.encoder(strokes[:, 1:])
         both = torch.cat([h[0], h[1]], dim=-1)
         mu, presig = self.mu(both), self.presig(both)
         z = mu + (presig / 2).exp() * noise
@@ -73,13 +69,12 @@ def session(drawing: Drawing) -> Session:
     net = Net(drawing)
     net.load_state_dict({n: torch.from_numpy(array) for n, array in parameters(drawing).items()})
     net = net.to(place)
-    strokes, lengths = (torch.from_numpy(part[0]) for part in data(drawing))
-    strokes, lengths = strokes.to(place), lengths.long()
+    strokes = torch.from_numpy(data(drawing)[0][0]).to(place)
     shape = (drawing.batch_size, drawing.latent_size)
     adam = torch.optim.Adam(net.parameters(), lr=drawing.lr)
 
     def loss_of(noise: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, mu, presig = net(strokes, lengths, noise)
+        outputs, mu, presig = net(strokes, noise)
         loss = reconstruction(outputs, strokes[:, 1:])
         if drawing.latent_size:
             loss = loss - KL_WEIGHT * 0.5 * (1 + presig - mu * mu - presig.exp()).mean()
