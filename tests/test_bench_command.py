@@ -170,6 +170,12 @@ def test_no_figure_without_a_peer(tmp_path, tiny, capsys):
     assert link.is_symlink()  # checked before, and still there
     assert command.run_command([*argv, "--peers", "haste", "torch"]) == 0
     assert len(path.read_text().splitlines()) == 3
+    capsys.readouterr()
+    assert command.run_command([*argv, "--peers", "flax"]) == 1  # which has no projection
+    captured = capsys.readouterr()
+    assert captured.err == "error: nothing was timed: no peer could do any of it\n"
+    assert "left out: jaxrnn: no peer was timed beside it" in captured.out
+    assert '"ms"' not in "".join(path.read_text().splitlines()[3:])
 
 
 def test_a_peer_that_computes_something_else_ends_the_run(tiny, monkeypatch, capsys):

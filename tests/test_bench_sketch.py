@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from bench_cases import LIMITS
@@ -104,11 +103,19 @@ def test_others_have_no_sketch_rnn(name):
         start(name, TINY)
 
 
-def test_a_row_of_the_suite(monkeypatch, known_ceilings):
+def test_a_row_of_the_suite(known_ceilings):
     rows = results.run_workload(TINY, ["torch", "flax"], rounds=2, least_s=0.01)
     assert [row["peer"] for row in rows] == ["jaxrnn", "torch", "flax"]
     assert rows[0]["ceilings"] == LIMITS
     assert rows[1]["difference"] < 1e-5
     assert rows[1]["ratio"] > 0
     assert rows[2]["skipped"] == "no sketch-rnn is written with it"
-    assert jax.default_backend() == "cpu"
+
+
+def test_no_figure_is_given_without_its_peer(known_ceilings):
+    rows = results.run_workload(TINY, ["flax", "keras"], rounds=2, least_s=0.01)
+    assert [row["skipped"] for row in rows] == [
+        "no peer was timed beside it",
+        *["no sketch-rnn is written with it"] * 2,
+    ]
+    assert not any("ms" in row for row in rows)

@@ -285,5 +285,7 @@ def test_the_typical_extent_is_the_median_of_the_larger_sides():
         drawing([0, 0, 0], [3, 1, 0], [-9, 0, 1]),  # 9 wide, 1 high
         drawing([5, 5, 0], [0, 4, 0], [1, 0, 1]),  # 4 high: the first offset is no part of it
         drawing([0, 0, 0], [0, 7, 1]),
+        *[drawing([3, 4, 1])] * 5,
     ]
     assert typical_extent(drawings) == 7
+    assert "5 drawings are dots" in message(typical_extent, drawings[3:])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from demo_cases import EXTENT, SCALE, make_run
-from exports import change, export, read, refused
+from exports import change, export, refused
 from lesson import import_, run
 from sketch_cases import random_drawing
 from tolerances import assert_close
@@ -111,7 +111,6 @@ def test_each_kind_is_exported_and_verified_in_three_forms(kind, runs, tmp_path,
     assert all(row.ok for row in rows)
     of_double = [row for row in rows if row.dtype == "float64" and "grad" in row.tensor]
     assert max(row.relative for row in of_double) < 1e-9
-    assert min(abs(p.difference) for p in of_double) >= 0
 
 
 def test_one_weight_that_differs_is_found(runs, tmp_path, capsys):
@@ -329,4 +328,3 @@ def test_what_an_export_says_of_its_drawings_is_checked(runs, tmp_path, capsys):
         assert found in refused(tmp_path / "out")
     change(tmp_path / "out", arguments=arguments, vocabulary={"kind": "bytes", "symbols": ""})
     assert "a SketchRNN has no vocabulary" in refused(tmp_path / "out")
-    assert read(tmp_path / "out").keys() >= {"model.py"}

@@ -39,12 +39,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises InputError for a file that can't be read, is cut short or damaged as far as its format
     can tell (safetensors: header and sizes; torch's zip: checksums too), or holds anything else.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is neither a file nor a directory that export wrote")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
+    data = content(path)
     if data[:2] == b"PK":
         data = _repacked(path, data)
     elif data[8:9] == b"{":
@@ -56,6 +51,16 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         )
     arrays, extras = _read_torch(path, data)
     return _printable(path, arrays), extras
+
+
+def content(path: Path) -> bytes:
+    """All of a plain file; raises InputError for what is none, or can't be read."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is neither a file nor a directory that export wrote")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from error
 
 
 def _printable(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -181,9 +181,9 @@ def read(source: Path) -> Weights:
         carried = {key: described[key] for key in directories.CARRIED if key in described}
         where = source / directories.WEIGHTS
     elif source.suffix == ".json":
-        found = magenta.read(_content(source), str(source))
-        arrays, where = found.arrays, source
-        name, arguments = "SketchRNN", layout.read_sketch_rnn(shapes_of(arrays)) or {}
+        found = magenta.read(files.content(source), str(source))
+        name, arguments, arrays = recognise(source, found.arrays)
+        where = source
         strokes = {"scale": float(found.info["scale_factor"]), "extent": QUICKDRAW_EXTENT}
         strokes["num_points"] = int(found.info["max_seq_len"])
         carried = {"strokes": strokes | {"classes": [str(found.info.get("name") or "drawing")]}}
@@ -200,18 +200,6 @@ def read(source: Path) -> Weights:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return Weights(name, arguments, arrays, carried)
-
-
-def shapes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """Their shapes by name."""
-    return {name: array.shape for name, array in arrays.items()}
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror}") from error
 
 
 def _check_lesson(
@@ -328,7 +316,7 @@ def recognise(
     One value in and one out is a series, unless it ``is_text`` of a single symbol. Raises
     InputError where they are not one recurrent layer, a linear decoder and at most one embedding.
     """
-    shapes = shapes_of(arrays)
+    shapes = {name: array.shape for name, array in arrays.items()}
     if not is_text and (sketch := layout.read_sketch_rnn(shapes)):
         return "SketchRNN", sketch, arrays
     try:

@@ -32,8 +32,8 @@ LIMITS = {"float64": 1e-10, "float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
 NAMES = ("output", "h", "c")
 """What a model gives: its output, and the members of its last state."""
 
-SKETCH_NAMES = ("output", "mu", "presig", "h", "c", "hyper_h", "hyper_c")
-"""What a ``SketchRNN`` gives: the second and third where it is conditional."""
+LATENT_NAMES, SKETCH_NAMES = ("mu", "presig"), ("h", "c", "hyper_h", "hyper_c")
+"""What a ``SketchRNN`` gives after its output: the former where it is conditional."""
 
 SIZES = ((1, 11, False), (3, 7, True))
 """Batch, steps (of a model of text more where it has more symbols), and whether to begin from a
@@ -88,7 +88,8 @@ class Reference:
         rnn: Any = getattr(model, "rnn", model)
         if isinstance(model, SketchRNN):
             rnn = model.decoder
-            self.names = tuple(n for n in SKETCH_NAMES if model.conditional or n[0] not in "mp")
+            latent = LATENT_NAMES if model.conditional else ()
+            self.names = ("output", *latent, *SKETCH_NAMES)
         self.computed = jnp.dtype(rnn.dtype or self.stored)
         self._copies: dict[Any, nnx.Module] = {}
         self._outputs: dict[Any, Any] = {}

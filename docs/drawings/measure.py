@@ -4,8 +4,8 @@
 
 trains each set of drawings that the directory has (omniglot.npz, short_kanji.npz, aaron_sheep.npz)
 without a latent vector and at two weights of its cost, from three seeds, evaluates the best
-checkpoint on the test part, adds a line of JSON to ``results.jsonl`` beside this file, and prints
-the table in README.md. Stopped, it goes on where it was. Arguments beside these go to
+checkpoint on the test part, adds a line of JSON to ``results.jsonl`` beside this file, and prints a
+table. Stopped, it goes on where it was. What ``--train`` gives goes to
 ``jaxrnn.train sketch``.
 """
 

@@ -13,7 +13,7 @@ import tyro
 
 from jaxrnn import cli
 from jaxrnn.bench.peers import DEFAULT, ONLY_NAMED, PeerName, installed
-from jaxrnn.bench.workloads import SUITES, Workload, quick, shapes
+from jaxrnn.bench.workloads import SUITES, Drawing, Workload, quick, shapes
 from jaxrnn.errors import InputError
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -139,7 +139,8 @@ def explain(workload: Workload) -> str:
     from jaxrnn.models.char_lm import CHUNK
 
     case = spec(workload)
-    said = [f"backend {recurrence.choose(case).name}"]
+    backend = f"backend {recurrence.choose(case).name}"
+    said = [f"{backend} for the decoder" if isinstance(workload, Drawing) else backend]
     if workload.is_text:
         said.append("one-hot inputs looked up")
     if workload.mode == "train":

@@ -159,10 +159,16 @@ def _run_workload(workload, peers, rounds, least_s):
                 raise
             rows[error.name] = {"skipped": _reason(error.__cause__ or error)}
             del sessions[error.name]
-    if peers and len(sessions) == 1:  # never a figure without its peer
+    if times:
+        _add_figures(rows, workload, sessions, times, rounds)
+    else:  # never a figure without its peer
         rows[OURS] = {"skipped": "no peer was timed beside it"}
-        about = describe(workload)
-        return [{"workload": about, "peer": name, **row} for name, row in rows.items()]
+    about = describe(workload)
+    return [{"workload": about, "peer": name, **row} for name, row in rows.items()]
+
+
+def _add_figures(rows, workload, sessions, times, rounds):
+    """What the times of all turns say of each that was timed."""
     per_step = {name: times[name] / session.steps_per_call for name, session in sessions.items()}
     floor, limits = ceilings.floor_s(workload), ceilings.describe(workload)
     for name, session in sessions.items():
@@ -185,8 +191,6 @@ def _run_workload(workload, peers, rounds, least_s):
             }
         if name == "torch" and workload.goal:
             rows[name]["goal_met"] = rows[name]["ratio"] >= workload.goal
-    about = describe(workload)
-    return [{"workload": about, "peer": name, **row} for name, row in rows.items()]
 
 
 def to_lines(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:

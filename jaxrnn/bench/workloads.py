@@ -55,6 +55,11 @@ class Workload:
         return self.proj_size or self.hidden_size
 
     @property
+    def columns(self) -> int:
+        """What the first layer reads."""
+        return self.input_size
+
+    @property
     def mean_steps(self) -> float:
         """Steps of a sequence that count."""
         return lengths(self).mean() if self.max_length else float(self.num_steps)
@@ -87,6 +92,11 @@ class Drawing(Workload):
     latent_size: int = 128  # Z; 0: the decoder alone
     num_mixtures: int = 20
     clip: float = 1.0  # of each element of the gradient
+
+    @property
+    def columns(self) -> int:
+        """What the decoder reads: a point and the latent vector."""
+        return self.input_size + self.latent_size
 
     @property
     def width_out(self) -> int:
@@ -193,7 +203,7 @@ def _drawing_shapes(drawing: Drawing) -> dict[str, tuple[int, ...]]:
         for name in ("mu", "presig"):
             linear(name, 2 * drawing.encoder_size, latent)
         linear("initial", latent, 2 * size)
-    lstm("decoder", "", drawing.input_size + latent, size)
+    lstm("decoder", "", drawing.columns, size)
     linear("output", size, drawing.width_out)
     return found
 

@@ -173,9 +173,14 @@ def scale_factor(drawings: Sequence[Drawing]) -> float:
 
 
 def typical_extent(drawings: Sequence[Drawing]) -> float:
-    """The median of the drawings' larger sides, in the data's unit."""
+    """The median of the drawings' larger sides, in the data's unit; a dot does not count.
+
+    Raises InputError where there are dots alone.
+    """
     sides = [np.ptp(drawing[:, :2].cumsum(axis=0), axis=0).max() for drawing in drawings]
-    return float(np.median(sides))
+    if not any(sides):
+        raise InputError(f"{len(drawings)} drawings are dots, expected drawings that move the pen")
+    return float(np.median([side for side in sides if side]))
 
 
 def random_scale(drawing: Drawing, rng: np.random.Generator, factor: float = 0.15) -> Drawing:

@@ -72,7 +72,7 @@ SKETCH_PEERS: dict[str, Peer] = {
     OURS: Peer("ours_sketch", "session", "jax"),
     "torch": Peer("torch_sketch", "session", "torch"),
 }
-"""Those that have a sketch-rnn: of the others none has one, and nobody's plain code is theirs."""
+"""The adapters of a ``Drawing``; the other libraries have nothing of the kind."""
 
 ONLY_NAMED = {
     "torch-compile": "only where --peers names it: it unrolls the steps and compiles for minutes"

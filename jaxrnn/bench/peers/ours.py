@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +66,7 @@ def spec(workload: Workload) -> recurrence.Spec:
         cell=model_of(workload, 0.0).rnn.cell,
         num_steps=workload.num_steps,
         batch_size=workload.batch_size,
-        input_size=workload.input_size + getattr(workload, "latent_size", 0),
+        input_size=workload.columns,
         hidden_size=workload.hidden_size,
         proj_size=workload.proj_size,
         bias=True,
@@ -135,8 +136,8 @@ def session(workload: Workload) -> Session:
     )
     model = model_of(workload, workload.dropout)
     carry = model.rnn.initial_state(workload.batch_size)
-    batches = lambda count: data(workload, count)  # noqa: E731
-    return training(config, loss_and_state, split(model)[0], params, carry, batches, check)
+    batches_of = functools.partial(data, workload)
+    return training(config, loss_and_state, split(model)[0], params, carry, batches_of, check)
 
 
 def training(

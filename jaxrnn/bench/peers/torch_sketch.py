@@ -27,7 +27,7 @@ class Net(nn.Module):
             self.mu = nn.Linear(2 * drawing.encoder_size, latent)
             self.presig = nn.Linear(2 * drawing.encoder_size, latent)
             self.initial = nn.Linear(latent, 2 * size)
-        self.decoder = nn.LSTM(5 + latent, size, batch_first=True)
+        self.decoder = nn.LSTM(drawing.columns, size, batch_first=True)
         self.output = nn.Linear(size, drawing.width_out)
 
     def forward(self, strokes: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
