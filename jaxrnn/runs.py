@@ -14,7 +14,10 @@ Usage::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -22,11 +25,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jaxrnn import checkpoint
+from jaxrnn import checkpoint, files
 from jaxrnn.config import TrainConfig, from_toml, to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.version import __version__
@@ -58,17 +62,17 @@ class Run:
                     f"--run {path} exists already; choose another, or go on with it by "
                     f"--resume {path}"
                 )
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             about = _provenance()
             config = dataclasses.replace(config.with_absolute_data(), run=str(path))
-            run = cls(path, task, config, facts, about)
-            run.write_config(config)
             content = {"format": FORMAT, "task": task, "facts": facts, "about": about}
             text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            checkpoint.write_atomically(path / "run.json", text.encode())
+            with files.new_directory(path) as new:
+                (new / "checkpoints").mkdir()
+                files.write_atomically(new / "config.toml", to_toml(task, config).encode())
+                files.write_atomically(new / "run.json", text.encode())
         except OSError as error:
             raise InputError(f"can't write the run directory {path}: {error.strerror}") from error
-        return run
+        return cls(path, task, config, facts, about)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -94,7 +98,27 @@ class Run:
 
     def write_config(self, config: TrainConfig) -> None:
         """Record the options."""
-        checkpoint.write_atomically(self.path / "config.toml", to_toml(self.task, config).encode())
+        files.write_atomically(self.path / "config.toml", to_toml(self.task, config).encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process alone; the system lets go when the process ends, however.
+
+        Raises InputError where another process trains it.
+        """
+        with open(self.path / "run.json", "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{self.path} is being trained by another process; wait for its end, stop it, "
+                    "or start a run of another name"
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+                # A filesystem without locks: nothing can be known of others.
+            yield
 
     def checkpoint_path(self, name: str) -> Path:
         """``last``, ``previous`` or ``best``."""
@@ -103,8 +127,11 @@ class Run:
     def save(self, tree: Any, meta: dict[str, Any], best: bool = False) -> None:
         """Save a checkpoint as the last one, keeping the one before; also as the best one.
 
-        The best goes first: a crash in between resumes before it, and finds the same best again.
+        The metrics up to here are made durable before it. The best goes first: a crash in between
+        resumes before it, and finds the same best again.
         """
+        if (self.path / "metrics.jsonl").exists():
+            files.sync(self.path / "metrics.jsonl")
         if best:
             checkpoint.save(self.checkpoint_path("best"), tree, meta)
         last, previous = self.checkpoint_path("last"), self.checkpoint_path("previous")
@@ -159,18 +186,26 @@ class Run:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line that a crash cut short is left out."""
+        """The lines of ``metrics.jsonl``, up to one that a crash cut short or a power loss lost."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = []
+        for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                break
+            if not (isinstance(line, dict) and isinstance(line.get("step"), int)):
+                break
+            lines.append(line)
+        return lines
 
     def cut_metrics(self, step: int) -> None:
         """Drop what was recorded after ``step``: it will be run again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        checkpoint.write_atomically(self.path / "metrics.jsonl", text.encode())
+        files.write_atomically(self.path / "metrics.jsonl", text.encode())
 
 
 def _free(path: str) -> str:

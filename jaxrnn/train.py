@@ -102,15 +102,22 @@ def run_command(argv: list[str]) -> int:
     )
     stop = StopSignals()
     try:
-        outcome = train(
-            task,
-            data,
-            run,
-            display=Display(console, report.UNITS[task_name]),
-            stop_requested=stop.requested,
-        )
+        with run.locked():
+            outcome = train(
+                task,
+                data,
+                run,
+                display=Display(console, report.UNITS[task_name]),
+                stop_requested=stop.requested,
+            )
     except NotFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        what = f"{error.filename or run.path}: {error.strerror or error}"
+        saved = run.checkpoint_path("last")
+        later = f"; put that right and go on with --resume {run.path}" if saved.exists() else ""
+        print(f"error: can't write {what}{later}", file=sys.stderr)
         return 1
     report.outcome(console, task, run, outcome)
     return 0 if outcome.reason in ("done", "early stop") else stop.exit_code()

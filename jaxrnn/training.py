@@ -234,8 +234,15 @@ def train(
             )
         run.save(state, meta, best=progress.best_step == step > 0)
         if time.monotonic() - plotted > PLOT_SECONDS:
-            draw(run, task)
+            illustrate(lambda: draw(run, task))
             plotted = time.monotonic()
+
+    def illustrate(make):
+        """Make pictures; a disk that has no room for them does not end the run."""
+        try:
+            make()
+        except OSError as error:
+            display.line(f"can't write {error.filename or run.path}: {error.strerror or error}")
 
     reason, pending = "done", None
     display.start(step, total)
@@ -266,10 +273,11 @@ def train(
                 break
     finally:
         display.stop()
-        draw(run, task)
+        illustrate(lambda: draw(run, task))
     if reason in ("done", "early stop"):
         _, params, _ = load_model(task, run)
-        task.illustrate(eval_skeleton, params, load_carry(task, run), data, run.path)
+        carry = load_carry(task, run)
+        illustrate(lambda: task.illustrate(eval_skeleton, params, carry, data, run.path))
     return Outcome(reason, step, progress, line)
 
 

@@ -1,9 +1,6 @@
 import contextlib
-import errno
 import json
 import os
-import stat
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from failing_disk import break_at
 
 from jaxrnn import checkpoint
 from jaxrnn.errors import InputError
@@ -174,35 +172,6 @@ def test_what_it_could_not_read_again_is_not_saved(tmp_path):
             checkpoint.save(path, TREE, META)
 
 
-class FullDisk:
-    """A file that takes some bytes and then no more."""
-
-    def __init__(self, *args, **kwargs):
-        self.file = open(*args, **kwargs)  # noqa: SIM115
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def write(self, data):
-        self.file.write(data[:100])
-        self.file.flush()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def fail(*args, **kwargs):
-    raise OSError(errno.EIO, "Input/output error")
-
-
-def break_at(moment: str, monkeypatch) -> None:
-    if moment == "write":
-        monkeypatch.setattr(checkpoint, "open", FullDisk, raising=False)
-    else:
-        monkeypatch.setattr(os, moment, fail)
-
-
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_failure_while_writing_leaves_the_old_file_whole(moment, tmp_path):
     path = tmp_path / "a.safetensors"
@@ -216,47 +185,6 @@ def test_a_failure_while_writing_leaves_the_old_file_whole(moment, tmp_path):
     checkpoint.save(path, newer, META)
     jax.tree.map(assert_same_bits, checkpoint.load(path, TREE)[0], newer)
     assert os.listdir(tmp_path) == ["a.safetensors"]
-
-
-@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-def test_a_failure_while_writing_leaves_nothing_beside(moment, tmp_path):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        break_at(moment, monkeypatch)
-        with pytest.raises(OSError, match=r"No space left|Input/output error"):
-            checkpoint.write_atomically(tmp_path / "a.json", b"x" * 1000)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_part_that_a_kill_left_behind_is_written_over(tmp_path):
-    (tmp_path / ".a.json.tmp").write_bytes(b"y" * 5000)
-    checkpoint.write_atomically(tmp_path / "a.json", b"x" * 10)
-    assert os.listdir(tmp_path) == ["a.json"]
-    assert (tmp_path / "a.json").read_bytes() == b"x" * 10
-
-
-def test_written_then_synced_then_renamed_then_the_directory_synced(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    path.write_bytes(b"old")
-    events, fsync, replace = [], os.fsync, os.replace
-
-    def watched_fsync(descriptor):
-        status = os.fstat(descriptor)
-        kind = "directory" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes"
-        events.append(f"fsync {kind}, {path.read_bytes().decode()} is there")
-        fsync(descriptor)
-
-    def watched_replace(source, target):
-        events.append(f"replace {Path(source).read_bytes().decode()}")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "replace", watched_replace)
-    checkpoint.write_atomically(path, b"newer")
-    assert events == [
-        "fsync 5 bytes, old is there",
-        "replace newer",
-        "fsync directory, newer is there",
-    ]
 
 
 def test_meta_is_kept_as_it_was(tmp_path):

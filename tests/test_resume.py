@@ -19,7 +19,7 @@ from jaxrnn.runs import VOLATILE
 
 TRAPS = '''
 import os, signal, sys
-from jaxrnn import checkpoint, runs, train
+from jaxrnn import checkpoint, files, runs, train
 
 def kill(number):
     os.kill(os.getpid(), number)
@@ -35,13 +35,13 @@ def at_line(step, number):
 
 def inside_save(step, number):
     """When a step's last checkpoint is half written."""
-    write = checkpoint.write_atomically
+    write = files.write_atomically
     def watched(path, data):
         if path.name == "last.safetensors" and b'\\\\"step\\\\": %d}' % step in data[:100_000]:
             path.with_name(f".{path.name}.tmp").write_bytes(data[: len(data) // 2])
             kill(number)
         write(path, data)
-    checkpoint.write_atomically = watched
+    files.write_atomically = checkpoint.write_atomically = watched
 '''
 
 TEXT = "the cat sat on the mat; a dog ate the hat. Ünï© 猫 " * 9

@@ -1,10 +1,14 @@
+import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from jaxrnn import checkpoint
+from jaxrnn import checkpoint, files
 from jaxrnn.config import CharConfig, SeriesConfig
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
@@ -122,6 +126,74 @@ def test_a_missing_or_damaged_config_is_refused(run):
     assert "can't read the configuration" in message(Run.open, run.path)
 
 
+def test_a_run_directory_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    write = files.write_atomically
+
+    def watched(path, data):
+        assert not (tmp_path / "a").exists()
+        if path.name == "run.json":
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_atomically", watched)
+    text = message(Run.create, "char", CharConfig(run=str(tmp_path / "a")), FACTS)
+    assert text == f"can't write the run directory {tmp_path / 'a'}: No space left on device"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_has_one_process_at_a_time(run):
+    copied = run.path.with_name("copied")
+    with run.locked():
+        with pytest.raises(InputError, match="is being trained by another process"):
+            Run.open(run.path).locked().__enter__()
+        shutil.copytree(run.path, copied)
+        with Run.open(copied).locked():
+            pass
+        moved = run.path.rename(run.path.with_name("moved"))
+        with pytest.raises(InputError, match="moved is being trained by another process"):
+            Run.open(moved).locked().__enter__()
+    with Run.open(moved).locked():
+        pass
+
+
+def test_the_lock_goes_with_its_process(run):
+    code = (
+        "import fcntl, signal\n"
+        f"file = open({str(run.path / 'run.json')!r}, 'r+b')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "signal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="is being trained by another process"):
+            run.locked().__enter__()
+        process.kill()
+        process.wait()
+        with run.locked():
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_filesystem_without_locks_is_no_obstacle(run, monkeypatch, number):
+    def fails(*_):
+        raise OSError(number, "No locks")
+
+    monkeypatch.setattr("fcntl.flock", fails)
+    with run.locked():
+        pass
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(run, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.flock", fails)
+    with pytest.raises(OSError, match="Input/output error"), run.locked():
+        pass
+
+
 def test_last_previous_and_best(run):
     assert run.load(tree(0)) is None
     for value, best in ((1.0, True), (2.0, True), (3.0, False)):
@@ -232,3 +304,39 @@ def test_metrics_after_a_step_are_dropped(run):
     assert (run.path / "metrics.jsonl").read_bytes() == before[: 2 * len(before) // 3]
     run.cut_metrics(0)
     assert run.metrics() == []
+
+
+@pytest.mark.parametrize(
+    "lost", [b"\0" * 30 + b"\n", b"{}\n", b"7\n", b'{"step": "4"}\n', b'{"step": 3, "lo\n']
+)
+def test_what_a_power_loss_left_of_the_metrics_ends_them(run, lost):
+    for step in (1, 2):
+        run.append_metrics({"step": step})
+    path = run.path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + lost + b'{"step": 9}\n')
+    assert run.metrics() == [{"step": 1}, {"step": 2}]
+    run.cut_metrics(2)
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_the_metrics_outlive_what_the_checkpoint_after_them_outlives(run, monkeypatch):
+    order, sync, replace = [], files.sync, os.replace
+
+    def watched_sync(path):
+        order.append(f"sync {path.name}")
+        sync(path)
+
+    def watched_replace(source, target):
+        order.append(f"replace {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(files, "sync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    run.save(tree(1.0), {}, best=True)
+    run.append_metrics({"step": 1})
+    first = ["replace best.safetensors", "sync checkpoints"]
+    last = ["replace last.safetensors", "sync checkpoints"]
+    assert order == [*first, *last]
+    order.clear()
+    run.save(tree(2.0), {}, best=True)
+    assert order == ["sync metrics.jsonl", *first, "replace previous.safetensors", *last]

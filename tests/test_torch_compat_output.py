@@ -91,7 +91,7 @@ def test_a_disk_that_fails_after_the_rename_is_said(tmp_path, monkeypatch):
     def fails(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(output, "sync_directory", fails)
+    monkeypatch.setattr(output.files, "sync", fails)
     with (
         pytest.raises(InputError, match="was written, but may not outlive a power loss"),
         output.appearing(tmp_path / "out", False, lambda path: []) as temporary,
@@ -102,7 +102,7 @@ def test_a_disk_that_fails_after_the_rename_is_said(tmp_path, monkeypatch):
 
 def test_the_rename_is_made_to_last(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(output, "sync_directory", synced.append)
+    monkeypatch.setattr(output.files, "sync", synced.append)
     with output.appearing(tmp_path / "out", False, lambda path: []):
         assert synced == []
     assert synced == [tmp_path]

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -424,6 +425,53 @@ def test_control_c_ends_after_a_checkpoint_and_resume_goes_on(
     code, out, err = command(monkeypatch, capsys, "--resume", "a")
     assert (code, err) == (0, "")
     assert [line["step"] for line in Run.open("a").metrics()] == [1, 2, 3, 4, 5]
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ("--data", str(folder / "text.txt"), *SMALL, "--steps", "6", "--log-every", "1")
+    whole = (*argv, "--checkpoint-every", "2", "--eval-every", "3")
+    assert command(monkeypatch, capsys, *whole, "--run", "whole")[0] == 0
+    save = checkpoint.save
+
+    def full(path, tree, meta):
+        if meta["step"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(path, tree, meta)
+
+    def no_picture(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "a/loss.png")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        patch.setattr("jaxrnn.plots.loss", no_picture)
+        code, out, err = command(monkeypatch, capsys, *whole, "--run", "a")
+    assert (code, err) == (
+        1,
+        "error: can't write a/checkpoints/last.safetensors: No space left on device; put that "
+        "right and go on with --resume a\n",
+    )
+    assert "can't write a/loss.png: No space left on device" in out
+    assert command(monkeypatch, capsys, "--resume", "a")[0] == 0
+    (bits, meta), (expected, of_whole) = (
+        checkpoint.read(Path(run) / "checkpoints" / "last.safetensors") for run in ("a", "whole")
+    )
+    assert meta["step"] == of_whole["step"] == 6
+    assert {k: a.tobytes() for k, a in bits.items()} == {
+        k: a.tobytes() for k, a in expected.items()
+    }
+    assert [line["step"] for line in Run.open("a").metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_second_process_on_a_run_is_refused(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "run", "a")
+    before = snapshot(Path("a"))
+    with Run.open("a").locked():
+        code, _, err = command(monkeypatch, capsys, "--resume", "a")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: a is being trained by another process; ")
+    assert snapshot(Path("a")) == before
 
 
 def test_a_loss_that_is_not_finite_is_one_line_and_code_1(tmp_path, monkeypatch, capsys):

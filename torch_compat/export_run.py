@@ -17,8 +17,8 @@ from typing import Any
 import jax
 
 import jaxrnn
-from jaxrnn.checkpoint import write_atomically
 from jaxrnn.errors import InputError
+from jaxrnn.files import write_atomically
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from jaxrnn.training import load_model

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxrnn.checkpoint import sync_directory
+from jaxrnn import files
 from jaxrnn.errors import InputError
 
 Foreign = Callable[[Path], list[str]]
@@ -87,7 +87,7 @@ def appearing(directory: Path, force: bool, foreign: Foreign) -> Iterator[Path]:
                 old.rename(target)
             raise
         done = True
-        sync_directory(target.parent)
+        files.sync(target.parent)
     except OSError as error:
         what = "was written, but may not outlive a power loss" if done else "can't be written"
         raise InputError(f"--to {directory} {what}: {error.strerror or error}") from error

@@ -1,0 +1,106 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from failing_disk import break_at
+
+from jaxrnn import files
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_a_failure_while_writing_leaves_nothing_beside(moment, tmp_path):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        break_at(moment, monkeypatch)
+        with pytest.raises(OSError, match=r"No space left|Input/output error"):
+            files.write_atomically(tmp_path / "a.json", b"x" * 1000)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_part_that_a_kill_left_behind_is_written_over(tmp_path):
+    (tmp_path / ".a.json.tmp").write_bytes(b"y" * 5000)
+    files.write_atomically(tmp_path / "a.json", b"x" * 10)
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_bytes() == b"x" * 10
+
+
+def test_written_then_synced_then_renamed_then_the_directory_synced(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def watched_fsync(descriptor):
+        status = os.fstat(descriptor)
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes"
+        events.append(f"fsync {kind}, {path.read_bytes().decode()} is there")
+        fsync(descriptor)
+
+    def watched_replace(source, target):
+        events.append(f"replace {Path(source).read_bytes().decode()}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    files.write_atomically(path, b"newer")
+    assert events == [
+        "fsync 5 bytes, old is there",
+        "replace newer",
+        "fsync directory, newer is there",
+    ]
+
+
+def listing(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+@pytest.fixture
+def synced(monkeypatch) -> list[Path]:
+    found = []
+    monkeypatch.setattr(files, "sync", found.append)
+    return found
+
+
+def test_directories_are_made_from_the_top_and_made_to_last(tmp_path, synced):
+    files.make_directory(tmp_path / "a" / "b" / "c")
+    assert listing(tmp_path) == ["a", "a/b", "a/b/c"]
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    files.make_directory(tmp_path / "a" / "b" / "c")
+    assert len(synced) == 3
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_new_directory_appears_whole(is_there, tmp_path, synced):
+    path = tmp_path / "deep" / "a"
+    if is_there:
+        path.mkdir(parents=True)
+    with files.new_directory(path) as temporary:
+        (temporary / "x").write_text("1")
+        assert listing(path.parent) == [
+            *([f".a.tmp-{os.getpid()}", f".a.tmp-{os.getpid()}/x"]),
+            *(["a"] if is_there else []),
+        ]
+    assert listing(tmp_path) == ["deep", "deep/a", "deep/a/x"]
+    assert synced[-1] == path.parent
+
+
+def test_a_new_directory_that_fails_leaves_nothing(tmp_path):
+    def fails():
+        with files.new_directory(tmp_path / "a") as temporary:
+            (temporary / "x").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert listing(tmp_path) == []
+
+
+def test_a_new_directory_never_takes_the_place_of_one_that_holds_something(tmp_path):
+    def too_late():
+        with files.new_directory(tmp_path / "a") as temporary:
+            (temporary / "x").write_text("1")
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "thesis").write_text("years")
+
+    with pytest.raises(OSError, match="not empty"):
+        too_late()
+    assert listing(tmp_path) == ["a", "a/thesis"]
