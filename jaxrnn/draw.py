@@ -7,6 +7,7 @@ between two of them; as SVG, PNG or JSON.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -47,8 +48,11 @@ class DrawOptions:
     """a file of drawings: draw each again from its latent vector, beside it"""
     between: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """a file of two drawings: draw what lies between their latent vectors"""
+    span: float = 0.0
+    """the larger side that a whole drawing has in the unit of the file that is read, as 256 in what
+    the drawing page saves; 0: the file is in the unit of the training drawings"""
     class_name: Annotated[str, tyro.conf.arg(name="class", metavar="CLASS")] = ""
-    """which class, where the run was trained on several; empty: the first"""
+    """which class, where the run was trained on several; empty: the file's, or the first"""
     temperature: float = 0.4
     """near 0 sure of itself, 1 as varied as the training drawings"""
     convention: Literal["paper", "magenta"] = "paper"
@@ -69,7 +73,8 @@ class DrawOptions:
         checks = {
             "to": (Path(self.to).suffix.lower() in SUFFIXES, f"a name in {', '.join(SUFFIXES)}"),
             "count": (1 <= self.count <= 1000, "from 1 to 1000"),
-            "temperature": (0 <= self.temperature < math.inf, "a number from 0 on"),
+            "temperature": (0 <= self.temperature <= 100, "a number from 0 to 100"),
+            "span": (0 <= self.span < math.inf, "a number from 0 on"),
             "length": (self.length >= 0, "at least 0"),
             "seconds": (0 <= self.seconds < math.inf, "a number from 0 on"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
@@ -121,68 +126,77 @@ def drawn(options: DrawOptions, task: Any, pen: Any) -> tuple[list[Drawing], int
     import jax
 
     key = jax.random.key(options.seed)
-    unit = np.array([task.scale, task.scale, 1], np.float32)
+    scale = task.scale * (options.span / task.extent if options.span else 1)
+    unit = np.array([scale, scale, 1], np.float32)
     shared = {
         "length": options.length or task.num_points,
         "temperature": options.temperature,
         "convention": options.convention,
     }
 
-    def draw(count: int, **more: Any) -> list[Drawing]:
-        classes = np.full(count, _class(options.class_name, task), np.int32)
-        found = pen.drawings(key, count=count, classes=classes, **shared, **more)
+    def draw(names: list[str], **more: Any) -> list[Drawing]:
+        classes = np.array([_class(options.class_name, name, task) for name in names], np.int32)
+        found = pen.drawings(key, count=len(names), classes=classes, **shared, **more)
         return [drawing * unit for drawing in found]
 
+    def read(drawing: Drawing) -> Drawing:
+        """In the model's unit, wherever it stands."""
+        return task.placed(drawing / unit)
+
     if options.prefix:
-        begun = _read("prefix", options.prefix)[0]
-        endings = draw(options.count, prefix=begun / unit)
+        (begun, name), *_ = _read("prefix", options.prefix)
+        endings = draw([name] * options.count, prefix=read(begun), least=1)
         return [np.concatenate([begun, ending]) for ending in endings], len(begun), 0
     if not (options.again or options.between):
-        return draw(options.count), 0, 0
+        return draw([""] * options.count), 0, 0
     name = "again" if options.again else "between"
     if not task.config.conditional:
         raise InputError(
             f"--{name}: the run was trained with --no-conditional, and has no latent vectors"
         )
-    given = _read(name, getattr(options, name))
+    given, names = map(list, zip(*_read(name, getattr(options, name)), strict=True))
     if name == "again":
-        mu, _ = pen.encode([drawing / unit for drawing in given])
-        pairs = zip(given, draw(len(given), z=mu), strict=True)
+        mu, _ = pen.encode([read(drawing) for drawing in given])
+        pairs = zip(given, draw(names, z=mu), strict=True)
         return [drawing for pair in pairs for drawing in pair], 0, 2
     if len(given) != 2:
         raise InputError(f"--between {options.between} has {len(given)} drawings, expected 2")
 
     from jaxrnn.models.sketch_drawing import slerp
 
-    first, second = pen.encode([drawing / unit for drawing in given])[0]
+    first, second = pen.encode([read(drawing) for drawing in given])[0]
     shares = np.linspace(0, 1, options.count)
     z = np.stack([slerp(first, second, share) for share in shares])
-    return draw(options.count, z=z), 0, options.count
+    nearer = [names[round(share)] for share in shares]
+    return draw(nearer, z=z), 0, options.count
 
 
-def _read(flag: str, path: str) -> list[Drawing]:
-    """All drawings of a file, in its own unit; raises InputError where there is none."""
+def _read(flag: str, path: str) -> list[tuple[Drawing, str]]:
+    """All drawings of a file, in its own unit, and their classes' names (or none).
+
+    Raises InputError where there is no drawing.
+    """
     if Path(path).suffix.lower() == ".json":
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"can't read --{flag} {path}: {error}") from error
-        drawings = from_json(text, path)
+        drawings, names = from_json(text, path), itertools.repeat("")
     else:
         file = read_sketches(path)
         drawings = [*file.train, *file.valid, *file.test]
-    drawings = [drawing for drawing in drawings if len(drawing)]
-    if not drawings:
+        names = [name for part in ("train", "valid", "test") for name in file.classes[part]]
+    found = [(drawing, name) for drawing, name in zip(drawings, names) if len(drawing)]  # noqa: B905
+    if not found:
         raise InputError(f"--{flag} {path} has no drawing with points in it")
-    return drawings
+    return found
 
 
-def _class(name: str, task: Any) -> int:
-    if not name:
-        return 0
-    if name not in task.classes:
-        raise InputError(f"--class is {name!r}, expected one of {', '.join(task.classes)}")
-    return task.classes.index(name)
+def _class(given: str, of_file: str, task: Any) -> int:
+    if given and given not in task.classes:
+        raise InputError(f"--class is {given!r}, expected one of {', '.join(task.classes)}")
+    name = given or of_file
+    return task.classes.index(name) if name in task.classes else 0
 
 
 if __name__ == "__main__":

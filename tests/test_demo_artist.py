@@ -90,6 +90,19 @@ def test_mimic_draws_from_the_latent_vector_in_the_drawings_place(artist):
         np.testing.assert_allclose(points, in_units(drawing, [100, 50]), atol=0.011)
 
 
+def test_where_the_training_drawings_begin_is_where_the_persons_drawing_does(artist):
+    away = artist_module.Artist(
+        dataclasses.replace(artist.task, start=(0.5, -2.0)),
+        (artist.pen.skeleton, artist.pen.params),
+    )
+    (got,) = whole(away.mimic(LINES, Wish(1, 0.4, 3)))
+    begun = STROKE3 / UNIT
+    begun[0, :2] = (0.5, -2.0)
+    (expected,) = of_model(artist, 1, 0, z=artist.pen.encode([begun])[0])
+    start = np.array([100, 50]) - SCALE * np.array([0.5, -2.0])
+    np.testing.assert_allclose(got, in_units(expected, start), atol=0.011)
+
+
 def test_between_goes_along_the_arc_from_one_to_the_other(artist):
     other = [np.array([[0.0, 0], [-90, 10], [30, 200]])]
     got = whole(artist.between(LINES, other, Wish(5, 0.4, 3)))

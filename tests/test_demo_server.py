@@ -49,7 +49,7 @@ def test_mimic_and_between_read_whole_drawings(client):
 
 
 def test_what_the_page_must_know(client, blind):
-    about = {"side": 400, "max_points": 1000, "max_count": 9}
+    about = {"side": 400, "max_points": 1000, "max_count": 9, "is_warm": True}
     assert client.get("/about").json() == about | {"classes": ["cat", "dog"], "conditional": True}
     assert blind.get("/about").json() == about | {"classes": ["cat"], "conditional": False}
     assert all(len(drawing) > 3 for drawing in drawings(blind, lines=[], count=9))

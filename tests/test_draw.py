@@ -77,6 +77,47 @@ def test_endings_begin_with_what_was_begun(runs, tmp_path, monkeypatch, capsys):
     assert svg.read_text().count("#d6336c") == 2
 
 
+def added_to(path, folder, begun, *options, run, monkeypatch, capsys):
+    """What the model adds to each of some endings, by their offsets."""
+    (folder / "begun.json").write_text(to_json([begun]))
+    arguments = ("--prefix", folder / "begun.json", "--count", "3", "--to", path, *options)
+    assert command(monkeypatch, capsys, run, *arguments)[0] == 0
+    return [drawing[len(begun) :] for drawing in from_json(path.read_text())]
+
+
+def test_endings_do_not_depend_on_where_a_drawing_stands_nor_on_its_unit(
+    runs, tmp_path, monkeypatch, capsys
+):
+    about = {"run": runs / "plain", "monkeypatch": monkeypatch, "capsys": capsys}
+    path = tmp_path / "a.json"
+    begun = np.array([[0, 0, 0], [30, 5, 0], [2, 40, 1]], np.float32)
+    expected = added_to(path, tmp_path, begun, **about)
+    assert all(len(drawing) > 0 for drawing in expected)
+    moved = begun + np.array([[400, -300, 0], [0, 0, 0], [0, 0, 0]], np.float32)
+    for got, drawing in zip(added_to(path, tmp_path, moved, **about), expected, strict=True):
+        np.testing.assert_array_equal(got, drawing)
+    extent = json.loads((runs / "plain" / "run.json").read_text())["facts"]["extent"]
+    halved = begun * np.array([0.5, 0.5, 1], np.float32)
+    smaller = added_to(path, tmp_path, halved, "--span", str(extent / 2), **about)
+    for got, drawing in zip(smaller, expected, strict=True):
+        np.testing.assert_allclose(2 * got[:, :2], drawing[:, :2], atol=1e-2)
+
+
+def test_a_drawing_is_drawn_again_as_of_its_own_class(runs, tmp_path, monkeypatch, capsys):
+    dogs = runs / "dogs.npz"
+    found = {}
+    for name, options in (
+        ("own", ()),
+        ("dogs", ("--class", "dogs")),
+        ("cats", ("--class", "cats")),
+    ):
+        path = tmp_path / f"{name}.json"
+        arguments = ("--again", dogs, "--to", path, *options)
+        assert command(monkeypatch, capsys, runs / "vae", *arguments)[0] == 0
+        found[name] = path.read_text()
+    assert found["own"] == found["dogs"] != found["cats"]
+
+
 def test_drawings_go_through_the_latent_vector_and_between(runs, tmp_path, monkeypatch, capsys):
     again, between = tmp_path / "again.json", tmp_path / "between.json"
     two = runs / "two.json"
@@ -102,7 +143,9 @@ def test_an_svg_can_draw_itself(runs, tmp_path, monkeypatch, capsys):
     [
         (["--to", "a.gif"], "--to is 'a.gif', expected a name in .svg, .png, .json"),
         (["--count", "0"], "--count is 0, expected from 1 to 1000"),
-        (["--temperature", "-1"], "--temperature is -1.0, expected a number from 0 on"),
+        (["--temperature", "-1"], "--temperature is -1.0, expected a number from 0 to 100"),
+        (["--temperature", "1e300"], "--temperature is 1e+300, expected a number from 0 to 100"),
+        (["--span", "inf"], "--span is inf, expected a number from 0 on"),
         (["--prefix", "a", "--again", "b"], "--prefix and --again exclude each other; give one"),
         (["--seconds", "1", "--to", "a.png"], "--seconds is 1.0, expected 0 for a.png: SVG moves"),
         (["--class", "birds"], "--class is 'birds', expected one of cats, dogs"),

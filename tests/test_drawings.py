@@ -55,3 +55,14 @@ def test_the_built_in_drawings_are_omniglots():
     assert counts == [6000, 300, 300]
     assert data.classes == ("omniglot",)
     assert data.longest == 157
+
+
+def test_what_training_would_cut_is_refused_but_for_archives(tmp_path):
+    write_sketches(tmp_path / "a.npz", [np.array([[6000, 1, 1]], np.float32)], [], [])
+    assert read_drawings([str(tmp_path / "a.npz")]).train.drawings[0][0, 0] == 1000
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0L{} 0L0 90"/></svg>'
+    (tmp_path / "a.svg").write_text(svg.format(1001))
+    with pytest.raises(InputError, match=r"a.svg has points 1,001 units apart, expected at most 1"):
+        read_drawings([str(tmp_path / "a.svg")])
+    (tmp_path / "a.svg").write_text(svg.format(900))
+    assert read_drawings([str(tmp_path / "a.svg")]).train.drawings[0][1, 0] == 900

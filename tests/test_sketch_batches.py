@@ -164,32 +164,27 @@ def test_bounds_of_many_lengths_are_among_their_hundredths():
     assert set(bounds.tolist()) <= set(hundredths.tolist())
 
 
-def test_held_out_drawings_come_once_by_length():
+def test_held_out_drawings_come_once_in_order_padded_alike():
     drawings = numbered()
     batches = list(held_out_batches(drawings, ids(drawings), 5, 4.0, 30))
     assert [batch.counted.tolist() for batch in batches] == [[True] * 5] * 3 + [
         [True, True, False, False, False]
     ]
-    names = np.concatenate([batch.classes[batch.counted] for batch in batches])
-    assert sorted(names.tolist()) == list(range(100, 117))
-    lengths = np.concatenate([batch.lengths for batch in batches])
-    assert lengths.tolist() == sorted([*LENGTHS, 30, 30, 30])
-    bounds = bucket_bounds(np.array(LENGTHS), 6)
+    assert np.concatenate([batch.places for batch in batches]).tolist() == [*range(17), 16, 16, 16]
     for batch in batches:
-        assert batch.lengths.dtype == batch.classes.dtype == np.int32
-        longest = batch.lengths.max()
-        assert batch.strokes.shape == (5, bounds[bounds >= longest].min() + 2, 5)
+        assert batch.lengths.dtype == batch.classes.dtype == batch.places.dtype == np.int32
+        assert batch.strokes.shape == (5, 30 + 2, 5)
+        np.testing.assert_array_equal(batch.classes, 100 + batch.places)
+        np.testing.assert_array_equal(batch.lengths, np.array(LENGTHS)[batch.places])
         np.testing.assert_array_equal(batch.strokes[:, -1], [[0, 0, 0, 0, 1]] * 5)
-        for row, name in zip(batch.strokes, batch.classes, strict=True):
-            expected = stretched(drawings[name - 100], 0.25)
-            np.testing.assert_array_equal(to_stroke3(row), expected)
-    assert (batches[-1].classes[2:] == batches[-1].classes[1]).all()
+        for row, place in zip(batch.strokes, batch.places, strict=True):
+            np.testing.assert_array_equal(to_stroke3(row), stretched(drawings[place], 0.25))
 
 
 def test_held_out_drawings_of_less_than_a_batch_or_none():
     drawings = numbered([4, 2])
     (batch,) = held_out_batches(drawings, ids(drawings), 3, 1.0, 30)
-    assert batch.classes.tolist() == [101, 100, 100]
+    assert batch.classes.tolist() == [100, 101, 101]
     assert batch.counted.tolist() == [True, True, False]
     assert list(held_out_batches([], np.zeros(0, int), 3, 1.0, 30)) == []
     assert "has 4 points, expected 1 to 3" in message(

@@ -115,6 +115,15 @@ def test_drawings_end_and_the_same_key_draws_the_same():
         np.testing.assert_array_equal(one, more[: len(one)])
 
 
+def test_a_drawing_has_the_least_number_of_points_and_ends_after_it():
+    pen = pen_of(conditional=False)
+    pen.params["output.bias"] = pen.params["output.bias"].at[2].set(50.0)
+    for least in (0, 1, 3, CHUNK + 2):
+        found = pen.drawings(jax.random.key(0), count=3, length=40, least=least)
+        assert [len(drawing) for drawing in found] == [least] * 3
+        assert all(np.isfinite(drawing).all() for drawing in found)
+
+
 def test_an_ending_is_what_the_whole_drawing_goes_on_with():
     """The points of a drawing, drawn again by hand from a prefix with the same numbers."""
     pen = pen_of(conditional=False)

@@ -233,11 +233,31 @@ def test_pickles_of_other_things_are_refused(tmp_path, pickled):
 def test_an_array_that_is_named_many_times_is_no_way_around_the_limit(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     np.savez(path, train=objects([np.ones((100, 3))] * 50))
-    monkeypatch.setattr(sketch_npz, "MAX_BYTES", 50 * 2400)
+    monkeypatch.setattr(sketch_npz, "REPEATED_BYTES", 50 * 2400)
     assert len(read_npz(path)[0]["train"]) == 50
-    monkeypatch.setattr(sketch_npz, "MAX_BYTES", 50 * 2400 - 1)
+    monkeypatch.setattr(sketch_npz, "REPEATED_BYTES", 50 * 2400 - 1)
     assert path.stat().st_size < 10_000
     assert "its pickle can't be read (ValueError)" in message(read_npz, path)
+    # As many bytes as it has itself a pickle may always hold.
+    np.savez(path, train=objects([np.full((100, 3), k % 2) for k in range(50)]))
+    assert len(read_npz(path)[0]["train"]) == 50
+
+
+def test_a_text_that_is_encoded_many_times_is_no_way_around_the_limit(monkeypatch):
+    once = b"c_codecs\nencode\n(V" + b"a" * 1000 + b"\nVlatin1\ntp0\nR0"
+    again = b"c_codecs\nencode\ng0\nR0"
+    data = once + again * 49 + b"N."
+    for limit, outcome in ((50_000, AttributeError), (49_999, ValueError)):
+        monkeypatch.setattr(sketch_npz, "REPEATED_BYTES", limit)
+        with pytest.raises(InputError, match=rf"can't be read \({outcome.__name__}\)"):
+            sketch_npz._unpickle(data, "a")
+
+
+def test_lists_within_an_array_are_not_made_into_numbers():
+    array = sketch_npz._Array()
+    array.shape, array.content = (1, 1, 1), [[1.0, 2.0]]
+    with pytest.raises(ValueError, match="other things than numbers"):
+        array.inner_arrays(1000)
 
 
 def test_drawings_of_wrong_shape_or_value_are_named(tmp_path):

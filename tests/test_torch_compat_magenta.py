@@ -15,7 +15,7 @@ from jaxrnn.models import split
 from jaxrnn.models.sketch_rnn import SketchRNN
 from torch_compat import magenta
 
-H, E, Z, M = 6, 4, 3, 2
+H, E, Z, M = 6, 4, 3, 20
 INFO = {"name": "cat", "mode": 2, "version": 6, "max_seq_len": 20, "scale_factor": 50.5}
 DECODER = [(H, 3 + 6 * M), (3 + 6 * M,), (5, 4 * H), (H, 4 * H), (4 * H,)]
 ENCODER = [
@@ -129,11 +129,17 @@ def test_a_model_of_ours_survives_to_the_steps_of_the_form():
         (lambda m: [{}, *m[1:]], "KeyError.*version"),
         (lambda m: [m[0] | {"scale_factor": 0}, *m[1:]], "scale_factor is 0.0"),
         (lambda m: [m[0] | {"scale_factor": "x"}, *m[1:]], "not a model of sketch-rnn-js"),
+        (lambda m: [m[0] | {"scale_factor": 1e300}, *m[1:]], "at most 100,000,000"),
+        (lambda m: [m[0] | {"scale_factor": 10**400}, *m[1:]], "not a model of sketch-rnn-js"),
+        (lambda m: [m[0] | {"max_seq_len": np.inf}, *m[1:]], "OverflowError"),
+        (lambda m: [m[0] | {"name": "\ud800"}, *m[1:]], "its name is .*, expected a word"),
+        (lambda m: [m[0], [[np.inf], *m[1][1:]], m[2]], "OverflowError"),
+        (lambda m: [m[0], m[1], [*m[2][:4], "ü" * 64]], "decoder bias is not base64"),
         (lambda m: [m[0], m[1][:3], m[2]], "has 3 shapes and 5 arrays"),
         (lambda m: [m[0], m[1], [*m[2][:4], "?"]], "decoder bias is not base64"),
         (lambda m: [m[0], m[1], [*m[2][:4], m[2][4][:8]]], "decoder bias has 6 bytes"),
         (lambda m: [m[0], [*m[1][:4], [0]], m[2]], r"decoder bias has the shape \(0,\)"),
-        (lambda m: [m[0], [[15, 6], *m[1][1:]], m[2]], "output_w has 6 columns"),
+        (lambda m: [m[0], [[123, 6], *m[1][1:]], m[2]], "output_w has 6 columns"),
         (lambda m: [m[0], [*m[1][:4], [6, 4]], m[2]], r"decoder bias is \(6, 4\), expected"),
     ],
 )
@@ -151,6 +157,9 @@ def test_what_the_form_can_not_hold_is_refused():
     large = read.arrays | {"output.bias": read.arrays["output.bias"] + 11}
     with pytest.raises(InputError, match=r"output_b reaches 1.*holds weights up to 10"):
         magenta.write(large, INFO)
+    few = read.arrays | {"output.bias": read.arrays["output.bias"][: 3 + 6 * 5]}
+    with pytest.raises(InputError, match="reads 20 Gaussians, the model has 5"):
+        magenta.write(few, INFO)
     with pytest.raises(InputError, match="no classes"):
         magenta.write(read.arrays | {"classes.weight": np.zeros((2, 3))}, INFO)
     with pytest.raises(InputError, match="LSTM decoders alone"):

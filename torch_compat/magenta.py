@@ -12,7 +12,6 @@ halves are c, h. Usage::
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import json
 import math
@@ -27,6 +26,7 @@ LARGEST = 10.0
 STEP = LARGEST / 32767
 INFO = ("name", "mode", "version", "max_seq_len", "scale_factor")
 MOST_VALUES = 10**8  # of one array: 200 MB
+NUM_MIXTURES = 20  # its pages know no other number
 _LSTM = ("W_xh", "W_hh", "bias")
 DECODER = ("output_w", "output_b", *(f"decoder {name}" for name in _LSTM))
 ENCODER = (
@@ -117,15 +117,18 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, np.ndarr
         points = int(info["max_seq_len"])
         if not (isinstance(blobs, list) and all(isinstance(blob, str) for blob in blobs)):
             raise TypeError("weights must be base64 texts")
-    except (ValueError, TypeError, KeyError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{source} is not a model of sketch-rnn-js, JSON of [info, shapes, weights] with "
             f"info's version, scale_factor and max_seq_len: {error!r}"
         ) from None
-    if not (0 < scale < math.inf and points > 0):
+    if not (0 < scale <= MOST_VALUES and 0 < points <= MOST_VALUES):
         raise InputError(
-            f"{source}: scale_factor is {scale}, max_seq_len {points}, expected both above 0"
+            f"{source}: scale_factor is {scale}, max_seq_len {points}, expected both above 0, at "
+            f"most {MOST_VALUES:,}"
         )
+    if not str(info.get("name", "")).isprintable():  # half a surrogate pair can't be written
+        raise InputError(f"{source}: its name is {info['name']!r}, expected a word")
     names = {len(DECODER): DECODER, len(DECODER) + len(ENCODER): (*ENCODER, *DECODER)}
     if len(shapes) != len(blobs) or len(shapes) not in names:
         raise InputError(
@@ -148,7 +151,7 @@ def _array(blob: str, shape: tuple[int, ...], what: str) -> np.ndarray:
         raise InputError(f"{what} has the shape {shape}, expected one or two sizes above 0")
     try:
         data = base64.b64decode(blob, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # not base64's alphabet, or not even ASCII
         raise InputError(f"{what} is not base64: {error}") from None
     if len(data) != 2 * math.prod(shape):
         raise InputError(f"{what} has {len(data)} bytes, expected 2 for each value of {shape}")
@@ -195,6 +198,10 @@ def write(arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> bytes:
 
     Raises InputError for another model, and for weights beyond +-10, which the form can't hold.
     """
+    if (num_mixtures := (len(arrays["output.bias"]) - 3) // 6) != NUM_MIXTURES:
+        raise InputError(
+            f"sketch-rnn-js reads {NUM_MIXTURES} Gaussians, the model has {num_mixtures}"
+        )
     if "decoder.weight_ih_l0" not in arrays:
         raise InputError("sketch-rnn-js has LSTM decoders alone, the model's is another")
     if "classes.weight" in arrays:

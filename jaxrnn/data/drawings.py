@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxrnn.data.sketches import SketchFile, read_sketches
-from jaxrnn.data.strokes import Drawing, fits, prepare
+from jaxrnn.data.strokes import LIMIT, Drawing, fits, prepare
 from jaxrnn.errors import InputError
 
 BUILT_IN = Path(__file__).parent / "omniglot.npz"
@@ -53,9 +53,10 @@ def read_drawings(paths: Sequence[str], max_len: int = 250) -> Drawings:
     Classes are those that a file tells apart, else its stem is one. A file without a validation
     part gives every tenth of its training drawings to it.
 
-    Raises InputError as ``read_sketches`` does, and where no drawing is short enough.
+    Raises InputError as ``read_sketches`` does, for other files than archives with offsets that
+    would be cut, and where no drawing is short enough.
     """
-    files = [_with_validation(read_sketches(path)) for path in paths or [str(BUILT_IN)]]
+    files = [_with_validation(_read(path)) for path in paths or [str(BUILT_IN)]]
     names = sorted({name for file in files for found in file.classes.values() for name in found})
     places = {name: place for place, name in enumerate(names)}
     parts = []
@@ -69,6 +70,21 @@ def read_drawings(paths: Sequence[str], max_len: int = 250) -> Drawings:
             f"no drawing of {', '.join(paths)} has 1 to {max_len} points; raise --max-len"
         )
     return Drawings(tuple(names), *parts)
+
+
+def _read(path: str) -> SketchFile:
+    """A file whose drawings are in a unit that makes sense; archives have Magenta's outliers."""
+    file = read_sketches(path)
+    if Path(path).suffix.lower() == ".npz":
+        return file
+    drawings = [drawing for drawing in (*file.train, *file.valid, *file.test) if len(drawing)]
+    largest = max((float(np.abs(drawing[:, :2]).max()) for drawing in drawings), default=0.0)
+    if largest > LIMIT:
+        raise InputError(
+            f"{path} has points {largest:,.0f} units apart, expected at most {LIMIT:,.0f}: scale "
+            "its drawings down, as to a side of 255"
+        )
+    return file
 
 
 def _with_validation(file: SketchFile) -> SketchFile:

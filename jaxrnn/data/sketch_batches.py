@@ -39,6 +39,7 @@ class HeldOutBatch(NamedTuple):
     strokes: Float32[np.ndarray, "B T1 5"]
     lengths: Int32[np.ndarray, " B"]
     classes: Int32[np.ndarray, " B"]
+    places: Int32[np.ndarray, " B"]  # of the drawings among all
     counted: Bool[np.ndarray, " B"]
 
 
@@ -122,26 +123,22 @@ def held_out_batches(
     scale: float,
     max_len: int,
 ) -> Iterator[HeldOutBatch]:
-    """Yields every drawing once, by length and without augmentation, for evaluation.
+    """Yields every drawing once, in order and without augmentation, for evaluation.
 
-    Lengths are bounded as in training, by at most 6 bounds. The last batch repeats its last
-    drawing, not counted, to be full. Without drawings it yields nothing. Raises InputError for
-    one that has not 1 to ``max_len`` points.
+    Each is padded to ``max_len``, so that nothing depends on its neighbours. The last batch
+    repeats its last drawing, not counted, to be full. Without drawings it yields nothing. Raises
+    InputError for one that has not 1 to ``max_len`` points.
     """
-    lengths = _lengths(drawings, classes, max_len)
-    if not len(drawings):
-        return
-    bounds = bucket_bounds(lengths, NUM_BUCKETS)
+    _lengths(drawings, classes, max_len)
     scaled = _scaled(drawings, scale)
-    order = np.argsort(lengths, kind="stable")
-    for first in range(0, len(order), batch_size):
+    for first in range(0, len(drawings), batch_size):
         places = np.arange(first, first + batch_size)
-        chosen = order[np.minimum(places, len(order) - 1)]
-        bound = int(bounds[np.searchsorted(bounds, lengths[chosen[-1]])])
+        chosen = np.minimum(places, len(drawings) - 1)
         yield HeldOutBatch(
-            *_padded([scaled[index] for index in chosen], bound),
+            *_padded([scaled[index] for index in chosen], max_len),
             classes[chosen].astype(np.int32),
-            places < len(order),
+            chosen.astype(np.int32),
+            places < len(drawings),
         )
 
 

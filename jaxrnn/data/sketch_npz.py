@@ -35,6 +35,9 @@ PARTS = ("train", "valid", "test")
 MAX_BYTES = 2 << 30
 """Of an archive's arrays together, unpacked."""
 
+REPEATED_BYTES = 64 << 20
+"""Of a pickle's arrays together where the pickle itself is smaller: it can name one twice."""
+
 _ARRAYS = {part + suffix for part in PARTS for suffix in ("", "_points", "_lengths", "_classes")}
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -208,8 +211,8 @@ def _parse(content: bytes, name: str) -> np.ndarray | list[np.ndarray]:
 def _unpickle(data: bytes, name: str) -> list[np.ndarray]:
     """The arrays in a pickled array of objects."""
     try:
-        outer = _Unpickler(io.BytesIO(data), name).load()
-        return outer.inner_arrays()
+        outer = _Unpickler(data, name).load()
+        return outer.inner_arrays(max(len(data), REPEATED_BYTES))
     except InputError:
         raise
     except Exception as error:  # a pickle is a program: a damaged one fails in any way
@@ -233,9 +236,11 @@ class _Unpickler(pickle._Unpickler):
         if code != pickle.BYTEARRAY8[0]
     }
 
-    def __init__(self, file: io.BytesIO, name: str):
-        super().__init__(file, encoding="bytes")  # of Python 2's str, which holds an array's bytes
+    def __init__(self, data: bytes, name: str):
+        # Of Python 2's str, which holds an array's bytes.
+        super().__init__(io.BytesIO(data), encoding="bytes")
         self._name = name
+        self._encode = _Encode(max(len(data), REPEATED_BYTES))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
@@ -244,7 +249,7 @@ class _Unpickler(pickle._Unpickler):
                 f" {f'{module}.{name}'[:60]!r}, expected arrays of numbers only; don't load this"
                 " file with anything else either"
             )
-        return _STAND_INS[module, name]
+        return self._encode if name == "encode" else _STAND_INS[module, name]
 
 
 class _Dtype:
@@ -282,17 +287,22 @@ class _Array:
             raise ValueError(f"{len(data)} bytes of an array of {array.nbytes}")
         self.content = array
 
-    def inner_arrays(self) -> list[np.ndarray]:
-        """The arrays that the objects are, or that they make up where all are equally long."""
+    def inner_arrays(self, num_bytes: int) -> list[np.ndarray]:
+        """The arrays that the objects are, or that they make up where all are equally long.
+
+        Raises ValueError for more than ``num_bytes`` of them: it names some many times.
+        """
         if not isinstance(self.content, list) or len(self.content) != math.prod(self.shape):
             raise ValueError("no array of objects")
         if len(self.shape) == 3:
+            if not all(type(item) in (int, float) for item in self.content):
+                raise ValueError("an array of other things than numbers")
             return list(np.array(self.content, np.float64).reshape(self.shape))
         arrays = [item.content for item in self.content]
         if len(self.shape) != 1 or not all(isinstance(array, np.ndarray) for array in arrays):
             raise ValueError("not an array of arrays")
-        if sum(array.nbytes for array in arrays) > MAX_BYTES:  # a few that are named many times
-            raise ValueError(f"more than {MAX_BYTES} bytes of arrays")
+        if sum(array.nbytes for array in arrays) > num_bytes:
+            raise ValueError(f"more than {num_bytes} bytes of arrays")
         return arrays
 
 
@@ -317,9 +327,15 @@ class _Scalar:
 class _Encode:
     """Stands for ``codecs.encode``, by which Python 3 pickles bytes for Python 2, as Latin 1."""
 
-    __slots__ = ()
+    __slots__ = ("_num_left",)
+
+    def __init__(self, num_bytes: int = 0):
+        self._num_left = num_bytes  # that texts named once can make
 
     def __call__(self, text: str, _: str) -> bytes:
+        self._num_left -= len(text)
+        if self._num_left < 0:
+            raise ValueError("more bytes than the pickle has")
         return text.encode("latin1")
 
 

@@ -23,6 +23,7 @@ START = (0.0, 0.0, 1.0, 0.0, 0.0)
 """The token of stroke-5 that stands before the first point."""
 
 LARGEST = 1e9
+LIMIT = 1000.0  # of an offset that is trained on, as Magenta's loader has it
 """The largest coordinate that is taken from files."""
 
 _END = (0.0, 0.0, 0.0, 0.0, 1.0)
@@ -146,9 +147,7 @@ def fits(drawings: Sequence[Drawing], max_len: int = 250) -> Bool[np.ndarray, " 
     return np.array([0 < len(drawing) <= max_len for drawing in drawings], bool)
 
 
-def prepare(
-    drawings: Sequence[Drawing], max_len: int = 250, limit: float = 1000.0
-) -> list[Drawing]:
+def prepare(drawings: Sequence[Drawing], max_len: int = 250, limit: float = LIMIT) -> list[Drawing]:
     """The drawings that ``fits`` names, offsets clamped to +-limit, as Magenta's loader does."""
     clamped = []
     for drawing, is_kept in zip(drawings, fits(drawings, max_len), strict=True):
@@ -181,6 +180,11 @@ def typical_extent(drawings: Sequence[Drawing]) -> float:
     if not any(sides):
         raise InputError(f"{len(drawings)} drawings are dots, expected drawings that move the pen")
     return float(np.median([side for side in sides if side]))
+
+
+def mean_start(drawings: Sequence[Drawing]) -> Float64[np.ndarray, "2"]:
+    """The mean first offset, in the data's unit: from where a pen comes that has drawn nothing."""
+    return np.array([drawing[0, :2] for drawing in drawings], np.float64).mean(axis=0)
 
 
 def random_scale(drawing: Drawing, rng: np.random.Generator, factor: float = 0.15) -> Drawing:

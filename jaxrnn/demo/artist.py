@@ -64,11 +64,12 @@ class Artist:
         drawing = self._stroke3(lines)
         begun = [line for line in lines if len(line)]
         start = begun[-1][-1] if begun else START_AT
-        yield from self._draw(wish, start, prefix=drawing if len(drawing) else None)
+        yield from self._draw(wish, start, prefix=drawing if len(drawing) else None, least=1)
 
     def mimic(self, lines: Sequence[Line], wish: Wish) -> Iterator[Points]:
         """What the model draws of the latent vector of a drawing, in its place."""
-        start = next(line[0] for line in lines if len(line))
+        first = next(line[0] for line in lines if len(line))
+        start = first - np.multiply(self.task.start, self._unit)
         yield from self._draw(wish, start, z=np.repeat(self._latent(lines), wish.count, axis=0))
 
     def between(
@@ -96,12 +97,11 @@ class Artist:
             pass
 
     def _stroke3(self, lines: Sequence[Line]) -> Drawing:
-        """In the model's unit; it begins in the origin, as the data's drawings do."""
+        """In the model's unit."""
         kept = [simplify(line, EPSILON) for line in lines if len(line)]
         drawing = from_lines(kept)
-        drawing[:1, :2] = 0
         drawing[:, :2] /= self._unit
-        return drawing
+        return self.task.placed(drawing)
 
     def _latent(self, lines: Sequence[Line]) -> Float[np.ndarray, "1 Z"]:
         return self.pen.encode([self._stroke3(lines)])[0]
@@ -112,6 +112,7 @@ class Artist:
         start: Sequence[float] | np.ndarray,
         prefix: Drawing | None = None,
         z: Float[np.ndarray, "N Z"] | None = None,
+        least: int = 0,
     ) -> Iterator[Points]:
         """The model's points from ``start`` on, in the page's units."""
         width = 1 if wish.count == 1 else MAX_COUNT
@@ -128,6 +129,7 @@ class Artist:
             z=z,
             classes=classes,
             prefix=prefix,
+            least=least,
         )
         places = np.tile(np.asarray(start, np.float64), (wish.count, 1))
         for piece in pieces:

@@ -51,7 +51,7 @@ def make_app(artist: Artist, host: str, warm_ups: Iterable[Callable[[], Any]]) -
         # One piece of an answer, or one warm-up, at a time; who waits is served in turn.
         turn = anyio.CapacityLimiter(1)
         async with anyio.create_task_group() as group:
-            group.start_soon(_call_all, warm_ups, turn)
+            group.start_soon(endpoints.warm_up, warm_ups, turn)
             yield {"turn": turn}
             group.cancel_scope.cancel()
 
@@ -72,6 +72,15 @@ class _Endpoints:
 
     def __init__(self, artist: Artist):
         self.artist, self.task = artist, artist.task
+        self.is_warm = False
+
+    async def warm_up(
+        self, calls: Iterable[Callable[[], Any]], turn: anyio.CapacityLimiter
+    ) -> None:
+        """Make the calls one by one, answers going before those that wait."""
+        for call in calls:
+            await to_thread.run_sync(call, limiter=turn)
+        self.is_warm = True
 
     async def about(self, request: Request) -> Response:
         """What the page must know of the model."""
@@ -82,6 +91,7 @@ class _Endpoints:
                 "side": SIDE,
                 "max_points": MAX_POINTS,
                 "max_count": MAX_COUNT,
+                "is_warm": self.is_warm,
             }
         )
 
@@ -149,11 +159,6 @@ async def _lines(pieces: Iterator[Points], turn: anyio.CapacityLimiter) -> Async
     while (points := await to_thread.run_sync(next, pieces, None, limiter=turn)) is not None:
         yield json.dumps({"points": points}, separators=(",", ":")) + "\n"
     yield '{"done":true}\n'
-
-
-async def _call_all(calls: Iterable[Callable[[], Any]], turn: anyio.CapacityLimiter) -> None:
-    for call in calls:
-        await to_thread.run_sync(call, limiter=turn)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -100,17 +100,19 @@ def _read(skeleton, params, points, lengths, z, classes):
     return last, state
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7))
-def _write(skeleton, params, carry, key, start, classes_and_z, temperature, convention):
+@functools.partial(jax.jit, static_argnums=(0, 8))
+def _write(skeleton, params, carry, key, start, least, classes_and_z, temperature, convention):
     """CHUNK more points; after its end a drawing has end points alone."""
     model = skeleton.merge(params)
     z, classes = classes_and_z
     context = model.context(z, classes)
     count = len(carry[0])
     end = jnp.zeros(POINT).at[4].set(1)
+    is_end = jnp.arange(carry[0].shape[1]) == 2  # the logit of the pen's third state
 
     def step(k, carried):
         outputs, state, ended, points = carried
+        outputs = jnp.where((start + k < least) & is_end, -jnp.inf, outputs)
         point = next_point(outputs, draws_at(key, start + k, count), temperature, convention)
         point = jnp.where(ended[:, None], end[None], point)
         point = jnp.where(point[:, 4:] > 0, end[None], point)
@@ -148,13 +150,14 @@ class Pen:
         z: Float[np.ndarray, "B Z"] | None = None,
         classes: Int[np.ndarray, "B"] | None = None,
         prefix: Float[np.ndarray, "_ 3"] | None = None,
+        least: int = 0,
     ) -> Iterator[Float[np.ndarray, "B C 5"]]:
         """``count`` drawings, or endings of ``prefix``, in pieces of up to CHUNK points.
 
-        They end with ``length`` points, or once all have ended: points from a drawing's end on are
-        (0, 0, 0, 0, 1). Without ``z`` a model that reads one gets N(0, 1); without ``classes``
-        one that reads them gets class 0. The random numbers of a point are those of its place
-        after the prefix.
+        They end with ``length`` points, or once all have ended, none with fewer than ``least``:
+        points from a drawing's end on are (0, 0, 0, 0, 1). Without ``z`` a model that reads one
+        gets N(0, 1); without ``classes`` one that reads them gets class 0. The random numbers of a
+        point are those of its place after the prefix.
         """
         if z is None and self.model.conditional:
             shape = (count, self.model.latent_size)
@@ -171,7 +174,7 @@ class Pen:
         carry = (outputs, state, jnp.zeros(count, bool))
         for start in range(0, length, CHUNK):
             carry, points = _write(
-                *(self.skeleton, self.params, carry, key, start, (z, classes)),
+                *(self.skeleton, self.params, carry, key, start, np.int32(least), (z, classes)),
                 *(np.float32(temperature), convention),
             )
             yield np.asarray(points)[:, : length - start]

@@ -184,18 +184,22 @@ class SketchRNN(nnx.Module):
         lengths: Int[Array, "B"],
         classes: Int[Array, "B"] | None = None,
         *,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
+        noise: Float[Array, "B Z"] | None = None,
     ) -> tuple[Float[Array, "B T O"], Latent | None]:
         """Outputs for every point after the start token, T of them, and the latent vectors.
 
-        ``rngs``: stream 'latent' draws z, stream 'dropout' the masks.
+        ``rngs``: stream 'dropout' draws the masks, and stream 'latent' the noise of z, N(0, 1),
+        where ``noise`` is not given.
         """
         latent, z = None, None
         if self.conditional:
             mu, presig = self.encode(strokes[:, 1:], lengths, rngs)
-            check_rngs(rngs, "latent")
-            noise = jax.random.normal(rngs.latent(), mu.shape, mu.dtype)
-            z = mu + jnp.exp(presig / 2) * noise
+            if noise is None:
+                check_rngs(rngs, "latent")
+                assert rngs is not None
+                noise = jax.random.normal(rngs.latent(), mu.shape, mu.dtype)
+            z = mu + jnp.exp(presig / 2) * noise.astype(mu.dtype)
             latent = Latent(mu, presig, z)
         context = self.context(z, classes)
         state = self.initial_state(context, len(strokes))

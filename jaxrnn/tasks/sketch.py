@@ -21,7 +21,7 @@ from jaxrnn.config import SketchConfig
 from jaxrnn.data.drawings import Part, read_drawings
 from jaxrnn.data.sketch_batches import SketchBatches, held_out_batches
 from jaxrnn.data.sketch_output import to_svg
-from jaxrnn.data.strokes import scale_factor, typical_extent
+from jaxrnn.data.strokes import Drawing, mean_start, scale_factor, typical_extent
 from jaxrnn.errors import InputError
 from jaxrnn.mixture import kl_nats, offset_nats, pen_nats, split_outputs
 from jaxrnn.models import Params, Skeleton
@@ -49,11 +49,12 @@ class HeldOutDrawings:
         return len(self.part.drawings)
 
     def windows(self, num_streams: int, chunk_len: int) -> Iterator[Any]:
-        """Batches of drawings of like length; see ``Validation``."""
+        """Batches of drawings, each padded to Nmax: the pen's cost goes on there."""
         for batch in held_out_batches(
             self.part.drawings, self.part.classes, self.batch_size, self.scale, self.max_len
         ):
-            yield (batch.strokes, batch.lengths, batch.classes), (), batch.counted
+            inputs = (batch.strokes, batch.lengths, batch.classes, batch.places)
+            yield inputs, (), batch.counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,7 @@ class SketchTask:
     scale: float  # standard deviation of the training offsets, the model's unit
     num_points: int  # Nmax
     extent: float = 256.0  # the larger side of a typical training drawing; Quick, Draw!'s
+    start: tuple[float, float] = (0.0, 0.0)  # mean first offset of training drawings, in units
 
     name: ClassVar[str] = "sketch"
     monitor: ClassVar[str] = "loss"
@@ -103,7 +105,9 @@ class SketchTask:
         """The task of an existing run."""
         classes = tuple(fact(facts, "classes"))
         scale, extent = float(fact(facts, "scale")), float(fact(facts, "extent"))
-        return cls(config, classes, scale, int(fact(facts, "num_points")), extent)
+        x, y = facts.get("start", (0.0, 0.0))  # runs of older versions have none
+        start = (float(x), float(y))
+        return cls(config, classes, scale, int(fact(facts, "num_points")), extent, start)
 
     @classmethod
     def load(
@@ -115,7 +119,9 @@ class SketchTask:
         if facts is None:
             drawings = read.train.drawings
             scale, extent = scale_factor(drawings), typical_extent(drawings)
-            task = cls(config, read.classes, scale, read.longest, extent)
+            x, y = mean_start(drawings) / scale
+            start = (float(x), float(y))
+            task = cls(config, read.classes, scale, read.longest, extent, start)
         else:
             task = cls.from_facts(config, facts)
         found = {
@@ -123,6 +129,7 @@ class SketchTask:
             "scale": task.scale,
             "num_points": task.num_points,
             "extent": task.extent,
+            "start": list(task.start),
             "digest": digest_of(
                 *(*read.train.drawings, read.train.classes),
                 *(*read.valid.drawings, read.valid.classes),
@@ -153,6 +160,15 @@ class SketchTask:
     def _held_out(self, part: Part) -> HeldOutDrawings:
         size = min(self.config.batch_size, max(len(part.drawings), 1))
         return HeldOutDrawings(part, size, self.scale, self.num_points)
+
+    def placed(self, drawing: Drawing) -> Drawing:
+        """A drawing in the model's unit, begun where the training drawings begin.
+
+        The first offset of a file says where the drawing stands, which means nothing here.
+        """
+        drawing = drawing.copy()
+        drawing[:1, :2] = self.start
+        return drawing
 
     def model(self, rngs: nnx.Rngs) -> SketchRNN:
         """See ``Task``."""
@@ -197,9 +213,13 @@ class SketchTask:
         return tuple(cost.sum(-1) / self.num_points for cost in (offset, pen, masked))  # type: ignore[return-value]
 
     def score(self, model: SketchRNN, inputs, targets, mask, state) -> tuple[dict[str, Array], Any]:
-        """Sums over drawings, whose latent vectors are always drawn alike; see ``Task``."""
-        strokes, lengths, classes = inputs
-        outputs, latent = model(strokes, lengths, classes, rngs=nnx.Rngs(latent=0))
+        """Sums over drawings, the latent vector of each always drawn alike; see ``Task``."""
+        strokes, lengths, classes, places = inputs
+        noise = None
+        if model.conditional:
+            key, shape = jax.random.key(0), (model.latent_size,)
+            noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(key, k), shape))(places)
+        outputs, latent = model(strokes, lengths, classes, noise=noise)
         offset, pen, masked = self._costs(outputs, strokes)
         costs = {"offset": offset, "pen": pen, "pen_masked": masked}
         if latent is not None:

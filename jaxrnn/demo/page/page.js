@@ -42,7 +42,7 @@ function hasPoints(drawing) {
 }
 
 function say(text, isBad = false) {
-  find("status").textContent = text;
+  if (find("status").textContent !== text) find("status").textContent = text;
   find("status").classList.toggle("bad", isBad);
 }
 
@@ -154,13 +154,16 @@ async function answer(path, request, done) {
       for (const [k, drawing] of drawings.entries()) drawing.add(points[k], now);
       wake();
     });
-    if (asking === controller && done) say(drawings.some(hasPoints) ? done : "The model adds nothing.");
+    if (asking === controller) say(drawings.some(hasPoints) ? done : "The model adds nothing.");
   } catch (error) {
     if (error.name !== "AbortError" && asking === controller) {
       say(error instanceof TypeError ? "The server doesn't answer." : error.message, true);
     }
   }
-  if (asking === controller) asking = null;
+  if (asking === controller) {
+    asking = null;
+    if (!drawings.some(hasPoints)) performance.clearMarks("lifted");
+  }
   wake();
 }
 
@@ -172,7 +175,7 @@ function newEnding(isQuiet = false) {
   const what = isMimic ? "The model's own version." : lines.length ? "The model went on." : "A drawing by the model.";
   const several = isMimic ? "Nine versions." : lines.length ? "Nine endings." : "Nine drawings by the model.";
   if (!isQuiet) say("Drawing …");
-  answer(isMimic ? "mimic" : "complete", { ...wish(count), lines }, isQuiet ? "" : isGrid ? several : what);
+  answer(isMimic ? "mimic" : "complete", { ...wish(count), lines }, isGrid ? several : what);
 }
 
 function showBetween() {
@@ -431,8 +434,19 @@ async function start() {
   find("modes").hidden = !about.conditional;
   find("class-choice").hidden = about.classes.length < 2;
   for (const name of about.classes) find("class").append(new Option(name, name));
-  say("Ready. Begin a drawing.");
   refresh();
+  const early = "Begin a drawing; until the model is warm, answers take some seconds.";
+  if (!about.is_warm) say(early);
+  while (!about.is_warm) {
+    await new Promise((wake) => setTimeout(wake, 1000));
+    try {
+      about.is_warm = (await (await fetch("about")).json()).is_warm;
+    } catch {
+      return say("The server doesn't answer.", true);
+    }
+    if (find("status").textContent !== early) return;
+  }
+  say("Ready. Begin a drawing.");
 }
 
 start();
