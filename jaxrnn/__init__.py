@@ -17,7 +17,7 @@ from jaxrnn.version import __version__
 
 if TYPE_CHECKING:
     from jaxrnn.cell_modules import GRUCell, LSTMCell, RNNCell
-    from jaxrnn.layers import GRU, LSTM, RNN
+    from jaxrnn.layers import GRU, LSTM, RNN, Recurrent
     from jaxrnn.normed_layers import HyperLSTM, LayerNormLSTM
 
 __all__ = [
@@ -29,11 +29,12 @@ __all__ = [
     "LSTMCell",
     "LayerNormLSTM",
     "RNNCell",
+    "Recurrent",
     "__version__",
 ]
 
 _MODULES = {
-    **dict.fromkeys(("RNN", "LSTM", "GRU"), "jaxrnn.layers"),
+    **dict.fromkeys(("RNN", "LSTM", "GRU", "Recurrent"), "jaxrnn.layers"),
     **dict.fromkeys(("RNNCell", "LSTMCell", "GRUCell"), "jaxrnn.cell_modules"),
     **dict.fromkeys(("LayerNormLSTM", "HyperLSTM"), "jaxrnn.normed_layers"),
 }

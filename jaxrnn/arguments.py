@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxrnn import recurrence
+from jaxrnn.cells import CELLS, Cell
 
 NONLINEARITIES = ("tanh", "relu")
 
@@ -70,6 +71,27 @@ def check_backend(backend: Any) -> str:
             f"backend is {backend!r}, expected one of {['auto', *recurrence.BACKENDS]}"
         )
     return backend
+
+
+def check_cell(cell: Any, hidden_size: int) -> Cell:
+    """A cell whose equation, on a batch of two, gives states like those that it takes."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell is a {type(cell).__name__}, expected a jaxrnn.cells.Cell")
+    if cell == CELLS.get(cell.name):
+        return cell
+    for count in ("num_gates", "num_states"):
+        check_size(f"cell {cell.name!r}: {count}", getattr(cell, count))
+    gates = jax.ShapeDtypeStruct((2, cell.num_gates * hidden_size), jnp.float32)
+    state = (jax.ShapeDtypeStruct((2, hidden_size), jnp.float32),) * cell.num_states
+    new = jax.eval_shape(cell.equation, gates, gates, state)
+    got = [f"{m.dtype}{m.shape}" for m in jax.tree.leaves(new)]
+    expected = [f"{m.dtype}{m.shape}" for m in state]
+    if not isinstance(new, tuple) or got != expected:
+        raise ValueError(
+            f"cell {cell.name!r}: its equation gives a {type(new).__name__} of {', '.join(got)}, "
+            f"expected a tuple of {', '.join(expected)}, as the state that it is given"
+        )
+    return cell
 
 
 def check_nonlinearity(nonlinearity: Any) -> str:

@@ -30,6 +30,7 @@ class Cell:
 
     ``equation(gates_x, gates_h, state)`` gives the next state; its first member is the output
     (before the projection, where there is one). An LSTM's takes a ``scale`` of its candidate too.
+    ``jaxrnn.Recurrent`` makes layers of any.
     """
 
     name: str

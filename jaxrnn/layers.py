@@ -1,7 +1,8 @@
 """Recurrent layers with torch.nn's constructors, shapes and numbers, as flax nnx modules.
 
 ``RNN``, ``LSTM`` and ``GRU`` run whole sequences: stacked layers, both directions, projections,
-dropout between layers, variable lengths. Single steps are in ``jaxrnn.cell_modules``.
+dropout between layers, variable lengths; ``Recurrent`` does all of it for a cell of your own.
+Single steps are in ``jaxrnn.cell_modules``.
 Parameters carry torch's names and shapes (``weight_ih_l0 (G*H, I)``, ...), so that conversion
 renames and never computes. Usage::
 
@@ -26,6 +27,7 @@ from jaxrnn.arguments import (
     as_array,
     check_backend,
     check_bool,
+    check_cell,
     check_dtype,
     check_ids,
     check_input,
@@ -43,10 +45,18 @@ from jaxrnn.dropout import Dropout
 from jaxrnn.recurrence import OneHot, Weights, state_dtype
 
 
-class _Recurrent(nnx.Module):
-    """Stacking, directions, dropout, layouts and checks, shared by RNN, LSTM and GRU.
+class Recurrent(nnx.Module):
+    """Any ``jaxrnn.cells.Cell`` as a layer: RNN, LSTM and GRU are this one with a cell of theirs.
 
-    Memory in training, floats: T*B*D*L*(G*H + 3*H), besides the inputs of each layer.
+    Arguments and errors as in ``LSTM``, the cell before them. A state is a tuple of the cell's
+    members where it has more than one, of which h alone is projected. A cell that is not in
+    ``jaxrnn.cells.CELLS`` is run by the backend 'reference': JAX differentiates it, which keeps
+    all that a step computes, and multiplies x at each step rather than all steps in one matmul.
+
+    Memory in training, floats: T*B*D*L*(G*H + 3*H), besides the inputs of each layer; of a cell of
+    your own, all that its equation computes in place of the bracket.
+
+    Usage: ``layer = Recurrent(Cell("mine", 2, 1, equation), 10, 20, rngs=nnx.Rngs(0))``.
     """
 
     def __init__(
@@ -54,16 +64,17 @@ class _Recurrent(nnx.Module):
         cell: Cell,
         input_size: int,
         hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        proj_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
         rngs: nnx.Rngs,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        backend: str,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        backend: str = "auto",
         recurrent_dropout: float = 0.0,
     ):
         self.input_size = check_size("input_size", input_size)
@@ -86,9 +97,15 @@ class _Recurrent(nnx.Module):
             warnings.warn(
                 f"dropout={dropout} has no effect with num_layers=1: it is applied after every "
                 "layer but the last",
-                stacklevel=6,  # past flax's metaclass, to who constructs the layer
+                # Past flax's metaclass and a subclass's constructor, to who constructs the layer.
+                stacklevel=5 + (type(self) is not Recurrent),
             )
-        self.cell = cell
+        self.cell = check_cell(cell, self.hidden_size)
+        if self.recurrent_dropout > 0 and cell != CELLS["lstm"]:
+            raise ValueError(
+                f"recurrent_dropout is {recurrent_dropout}, expected 0: the cell {cell.name!r} is "
+                "not the LSTM's, whose candidate it would scale"
+            )
         has_masks = self.dropout > 0 and self.num_layers > 1
         check_rngs(rngs, "params", *["dropout"][: has_masks or self.recurrent_dropout > 0])
         gate_size, bound = cell.num_gates * self.hidden_size, self.hidden_size**-0.5
@@ -138,17 +155,27 @@ class _Recurrent(nnx.Module):
             weight_hr=get("weight_hr") if self.proj_size else None,
         )
 
+    @property
+    def _state_names(self) -> str:
+        """Of the members of a state, for errors: '(h, c)' of an LSTM."""
+        names = ["h", "c", *(f"c{k}" for k in range(2, self.cell.num_states))]
+        joined = ", ".join(names[: self.cell.num_states])
+        return f"({joined})" if self.cell.num_states > 1 else joined
+
+    def _state_shapes(self, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Of each member of a state: h is the one that is projected."""
+        sizes = [self.output_size] + [self.hidden_size] * (self.cell.num_states - 1)
+        return [(self.num_directions * self.num_layers, *batch, size) for size in sizes]
+
     def initial_state(self, batch_size: int | None = None) -> Any:
         """Zeros, as used where no state is given; without a batch where ``batch_size`` is None.
 
         Returns h (D*L, B, P or H), or ``(h, c)`` with c (D*L, B, H) for an LSTM, in float32 or
         wider.
         """
-        lead = (self.num_directions * self.num_layers,)
-        lead += () if batch_size is None else (batch_size,)
-        sizes = (self.output_size, self.hidden_size)[: self.cell.num_states]
         dtype = state_dtype(self.dtype or self.param_dtype)
-        members = tuple(jnp.zeros((*lead, size), dtype) for size in sizes)
+        shapes = self._state_shapes(() if batch_size is None else (batch_size,))
+        members = tuple(jnp.zeros(shape, dtype) for shape in shapes)
         return members if self.cell.num_states > 1 else members[0]
 
     def __call__(
@@ -203,11 +230,7 @@ class _Recurrent(nnx.Module):
             state = self.initial_state(*batch)
             members = list(state) if self.cell.num_states > 1 else [state]
         else:
-            layers = self.num_directions * self.num_layers
-            sizes = (self.output_size, self.hidden_size)[: self.cell.num_states]
-            shapes = [(layers, *batch, size) for size in sizes]
-            names = "(h, c)" if self.cell.num_states > 1 else "h"
-            members = check_state(owner, names, state, shapes)
+            members = check_state(owner, self._state_names, state, self._state_shapes(batch))
         if lengths is not None:
             lengths = check_lengths(owner, lengths, batch, num_steps)
         if resets is not None:
@@ -267,7 +290,7 @@ class _Recurrent(nnx.Module):
         return x, [jnp.stack(s) for s in zip(*last, strict=True)]
 
 
-class RNN(_Recurrent):
+class RNN(Recurrent):
     """Elman network, ``h' = act(W_ih x + b_ih + W_hh h + b_hh)``, as ``torch.nn.RNN``.
 
     Args are torch's, in torch's order, then by keyword: ``rngs`` (streams 'params' and, with
@@ -308,15 +331,14 @@ class RNN(_Recurrent):
             batch_first,
             dropout,
             bidirectional,
-            0,
-            rngs,
-            dtype,
-            param_dtype,
-            backend,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            backend=backend,
         )
 
 
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """Long short-term memory, as ``torch.nn.LSTM``; with ``proj_size``, LSTMP (arXiv 1402.1128).
 
     Gates i, f, g, o: ``c' = f * c + i * g``, ``h' = o * tanh(c')``, then ``W_hr h'`` where
@@ -353,15 +375,15 @@ class LSTM(_Recurrent):
             dropout,
             bidirectional,
             proj_size,
-            rngs,
-            dtype,
-            param_dtype,
-            backend,
-            recurrent_dropout,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            backend=backend,
+            recurrent_dropout=recurrent_dropout,
         )
 
 
-class GRU(_Recurrent):
+class GRU(Recurrent):
     """Gated recurrent unit, reset-after, as ``torch.nn.GRU``.
 
     Gates r, z, n: ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, ``h' = (1 - z) n + z h``.
@@ -394,11 +416,10 @@ class GRU(_Recurrent):
             batch_first,
             dropout,
             bidirectional,
-            0,
-            rngs,
-            dtype,
-            param_dtype,
-            backend,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            backend=backend,
         )
 
 
