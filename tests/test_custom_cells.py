@@ -10,12 +10,12 @@ from recurrence_cases import RESETS, quick_jit
 from tolerances import assert_close
 
 import jaxrnn
-from jaxrnn.cells import Cell, gru, lstm
+from jaxrnn.cells import CELLS, Cell, gru, lstm
 from jaxrnn.models import split
 from torch_compat import to_torch
 
 MY_LSTM = Cell("my_lstm", num_gates=4, num_states=2, equation=lambda *args: lstm(*args))
-MY_GRU = Cell("gru", num_gates=3, num_states=1, equation=lambda *args: gru(*args))  # a known name
+MY_GRU = Cell("my_gru", num_gates=3, num_states=1, equation=lambda *args: gru(*args))
 
 
 def slow_and_fast(gates_x, gates_h, state):
@@ -30,9 +30,9 @@ def slow_and_fast(gates_x, gates_h, state):
 SLOW_AND_FAST = Cell("slow_and_fast", num_gates=2, num_states=3, equation=slow_and_fast)
 
 
-def build(cell, seed=0, **options):
+def build(cell, **options):
     options = {"param_dtype": jnp.float64, **options}
-    return jaxrnn.Recurrent(cell, I, H, rngs=nnx.Rngs(seed), **options)
+    return jaxrnn.Recurrent(cell, I, H, rngs=nnx.Rngs(0), **options)
 
 
 def everything(layer, x, state, **arrays):
@@ -63,7 +63,17 @@ def test_an_lstm_of_ones_own_is_lstm_stacked_and_in_both_directions(arrays):
         assert_close(a, b)
 
 
-def test_a_gru_of_ones_own_may_bear_its_name_and_is_gru():
+def test_a_cell_of_ones_own_may_bear_a_known_name():
+    def louder(gates_x, gates_h, state):
+        return (2 * jnp.tanh(gates_x + gates_h),)
+
+    x = normal(T, B, I, dtype="float64")
+    found, _ = build(Cell("rnn_tanh", 1, 1, louder))(x)
+    assert_close(found, build(Cell("louder", 1, 1, louder))(x)[0])
+    assert not np.allclose(found, build(CELLS["rnn_tanh"])(x)[0])
+
+
+def test_a_gru_of_ones_own_is_gru():
     x, state = normal(T, B, I, dtype="float64"), normal(1, B, H, seed=1, dtype="float64")
     known = jaxrnn.GRU(I, H, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
     pairs = zip(everything(build(MY_GRU), x, state), everything(known, x, state), strict=True)
@@ -150,6 +160,8 @@ def test_what_is_no_cell_is_refused(unchecked):
 def test_an_equation_that_does_not_give_a_state_is_refused(num_states, equation, got):
     with pytest.raises(ValueError, match=rf"cell 'bad': its equation gives {got}"):
         build(Cell("bad", 1, num_states, equation))
+    with pytest.raises(ValueError, match="cell 'rnn_relu': its equation gives"):
+        build(Cell("rnn_relu", 1, num_states, equation))
 
 
 def test_the_members_of_a_state_are_named_in_errors():

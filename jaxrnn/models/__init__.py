@@ -3,7 +3,7 @@
 The dict's keys are torch's names (``rnn.weight_ih_l0``, ``decoder.bias``), so that checkpoints,
 optimizer moments and exports all speak of a parameter by the same name. Usage::
 
-    skeleton, params = split(model.train())
+    skeleton, params = split(model)
     loss = jax.jit(lambda params: loss_of(skeleton.merge(params)))(params)
 """
 
