@@ -18,6 +18,7 @@ from jaxrnn.version import __version__
 if TYPE_CHECKING:
     from jaxrnn.cell_modules import GRUCell, LSTMCell, RNNCell
     from jaxrnn.layers import GRU, LSTM, RNN, Recurrent
+    from jaxrnn.min_layers import MinGRU, MinLSTM
     from jaxrnn.normed_layers import HyperLSTM, LayerNormLSTM
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "HyperLSTM",
     "LSTMCell",
     "LayerNormLSTM",
+    "MinGRU",
+    "MinLSTM",
     "RNNCell",
     "Recurrent",
     "__version__",
@@ -37,6 +40,7 @@ _MODULES = {
     **dict.fromkeys(("RNN", "LSTM", "GRU", "Recurrent"), "jaxrnn.layers"),
     **dict.fromkeys(("RNNCell", "LSTMCell", "GRUCell"), "jaxrnn.cell_modules"),
     **dict.fromkeys(("LayerNormLSTM", "HyperLSTM"), "jaxrnn.normed_layers"),
+    **dict.fromkeys(("MinGRU", "MinLSTM"), "jaxrnn.min_layers"),
 }
 
 

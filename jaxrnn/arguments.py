@@ -7,6 +7,7 @@ names it, what was got and what was expected; shapes and dtypes are known inside
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -64,12 +65,11 @@ def check_dtype(name: str, dtype: DTypeLike) -> jnp.dtype:
     return dtype
 
 
-def check_backend(backend: Any) -> str:
+def check_backend(backend: Any, known: Iterable[str] = tuple(recurrence.BACKENDS)) -> str:
     """'auto', or the name of a backend."""
-    if not isinstance(backend, str) or backend not in ("auto", *recurrence.BACKENDS):
-        raise ValueError(
-            f"backend is {backend!r}, expected one of {['auto', *recurrence.BACKENDS]}"
-        )
+    names = ["auto", *known]
+    if not isinstance(backend, str) or backend not in names:
+        raise ValueError(f"backend is {backend!r}, expected one of {names}")
     return backend
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from jaxrnn.errors import InputError
 
 BACKENDS = ("scan", "reference")  # those of jaxrnn.recurrence; importing it would start JAX
+MIN_CELLS = ("mingru", "minlstm")  # of jaxrnn.min_layers, whose backends have one more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainConfig(abc.ABC):
     min_delta: float = 0.0  # by how much a validation must be better to count
 
     steps_per_dispatch: int = 0  # optimizer steps in one call to the device; 0: by their size
-    backend: str = "auto"  # of the recurrence: auto, scan, reference
+    backend: str = "auto"  # of the recurrence: auto, scan, reference; of min* associative, too
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is
     mesh: str = "auto"  # data=N: N devices (on a CPU: cores) share each batch; auto: by its size
@@ -69,7 +70,8 @@ class TrainConfig(abc.ABC):
             *("lr_final", "eval_every", "checkpoint_every", "log_every", "patience", "min_delta"),
             *("steps_per_dispatch", "seed"),
         )
-        backends = ("auto", *BACKENDS)
+        is_minimal = getattr(self, "cell", "") in MIN_CELLS
+        backends = ("auto", *BACKENDS, *["associative"][:is_minimal])
         self._check("backend", self.backend in backends, f"one of {', '.join(backends)}")
         is_mesh = self.mesh == "auto" or re.fullmatch("data=[1-9][0-9]{0,5}", self.mesh)
         self._check("mesh", is_mesh, "auto or data=N with N from 1 on, as data=2")
@@ -166,6 +168,7 @@ class CharConfig(StreamConfig):
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"  # of lr, after the warm-up
     warmup_steps: int = 50  # steps in which the learning rate rises from 0
 
+    cell: Literal["lstm", "gru", "rnn", "mingru", "minlstm"] = "lstm"  # min*: of arXiv 2410.01201
     tokens: Literal["characters", "bytes"] = "characters"  # UTF-8 text, or any file at all
     embedding_size: int = 64  # width of a learned embedding, 16 to 512; 0: one-hot
     batches: Literal["next", "lesson"] = "next"  # lesson: a row's last target wraps to its first

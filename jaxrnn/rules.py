@@ -39,6 +39,14 @@ def steps_ahead(platform: str, num_steps: int, batch_size: int, row_bytes: int) 
     return steps if steps * batch_size >= ROWS_PROJECTED else num_steps
 
 
+def associative_scan(platform: str) -> bool:
+    """Whether a linear recurrence over time is solved for all steps at once.
+
+    It takes log2(T) rounds over all that there is. A CPU is faster one step after the other.
+    """
+    return platform != "cpu"
+
+
 def data_shards(platform: str, num_devices: int, batch_size: int) -> int:
     """How many devices share a batch when nobody says.
 

@@ -21,8 +21,8 @@ from flax import nnx
 from torch import Tensor, nn
 
 from jaxrnn.errors import InputError
-from torch_compat import exported, layout, modules, normed_modules
-from torch_compat.parts import LAYERS, NORMED, arrays_of, build, describe
+from torch_compat import exported, layout, min_modules, modules, normed_modules
+from torch_compat.parts import LAYERS, MIN, NORMED, arrays_of, build, describe
 
 
 def to_torch(module: nnx.Module, **carried: Any) -> nn.Module:
@@ -47,16 +47,16 @@ def from_torch(
 ) -> nnx.Module:
     """The jaxrnn module of a torch one, or of a layer's state dict, in evaluation mode.
 
-    Takes ``torch.nn.LSTM``, ``GRU``, ``RNN``, their cells, the layers of ``normed_modules`` and the
-    models of ``modules``; a state dict as ``from_state_dict`` does. ``rngs`` is the source of
-    dropout masks.
+    Takes ``torch.nn.LSTM``, ``GRU``, ``RNN``, their cells, the layers of ``normed_modules`` and
+    ``min_modules``, and the models of ``modules``; a state dict as ``from_state_dict`` does.
+    ``rngs`` is the source of dropout masks.
 
     Raises TypeError for another module, InputError for parameters that are not exactly such a
     module's, and ValueError for float64 where JAX has it off.
     """
     if isinstance(source, Mapping):
         return from_state_dict(source, rngs=rngs)
-    name, known = type(source).__name__, LAYERS | NORMED
+    name, known = type(source).__name__, LAYERS | NORMED | MIN
     if type(source) is modules.MODELS.get(name):
         twin: Any = source
         arguments = dict(twin.arguments)
@@ -65,7 +65,7 @@ def from_torch(
     else:
         raise TypeError(
             f"can't convert {type(source)}, expected torch.nn's {', '.join(LAYERS)}, or "
-            f"torch_compat's {', '.join([*modules.MODELS, *NORMED])}; for a layer within it, "
+            f"torch_compat's {', '.join([*modules.MODELS, *NORMED, *MIN])}; for a layer within it, "
             "from_state_dict takes a prefix"
         )
     return build(name, arguments, as_arrays(source.state_dict()), rngs)
@@ -73,7 +73,7 @@ def from_torch(
 
 def _home(name: str) -> Any:
     """Where the torch class of a layer is."""
-    return normed_modules if name in NORMED else nn
+    return normed_modules if name in NORMED else min_modules if name in MIN else nn
 
 
 def from_state_dict(

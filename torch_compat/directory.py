@@ -36,6 +36,7 @@ CARRIED = ("vocabulary", "scaler", "strokes")
 _BODY = ("hidden_size", "num_layers")
 _MODELS = {
     "CharLM": (("num_symbols", "embedding_size", *_BODY), {"cell", "dropout"}, "vocabulary"),
+    "MinCharLM": (("num_symbols", "embedding_size", *_BODY), {"cell", "dropout"}, "vocabulary"),
     "Forecaster": (("input_size", "output_size", *_BODY), {"cell", "dropout"}, "scaler"),
     "SketchRNN": (
         (*layout.SKETCH_SIZES, "class_size"), {"decoder", "conditional"}, "strokes",
@@ -113,7 +114,8 @@ def _check(config: Mapping[str, Any], header: Mapping[str, Mapping[str, Any]]) -
             raise ValueError(f"{name} is {arguments[name]!r}, expected {least} or more")
     if arguments.get("num_layers", 0) > len(header):  # before anything loops over them
         raise ValueError(f"num_layers is {arguments['num_layers']}, of {len(header)} tensors")
-    for name, known in (("cell", layout.NUM_GATES), ("decoder", layout.SKETCH_DECODERS)):
+    cells = layout.MIN_GATES if config["model"] == "MinCharLM" else layout.NUM_GATES
+    for name, known in (("cell", cells), ("decoder", layout.SKETCH_DECODERS)):
         if name in others and arguments[name] not in known:
             raise ValueError(f"{name} is {arguments[name]!r}")
     if not 0 <= arguments.get("dropout", 0) <= 1:

@@ -173,8 +173,8 @@ def _compare_module(subject: Subject, directory: Path, gradients: bool) -> list[
 
 
 def _refuse_pt2(subject: Subject) -> str | None:
-    if subject.description[0] == "SketchRNN":
-        return "a program of CharLM and Forecaster is written so, not of SketchRNN: take module"
+    if (name := subject.description[0]) in ("SketchRNN", "MinCharLM"):
+        return f"a program of CharLM and Forecaster is written so, not of {name}: take module"
     if not installed("torch._higher_order_ops.scan"):
         return "this torch has no scan, which dynamic lengths need; install torch 2.7 or newer"
     return None
@@ -229,7 +229,7 @@ _LESSON_NAMES = {"rnn": "lstm", "decoder": "fc"}
 
 def _refuse_lesson(subject: Subject) -> str | None:
     name, arguments = subject.description
-    if name != "CharLM":
+    if name not in ("CharLM", "MinCharLM"):
         return f"the lesson's checkpoint is of a character model, this is a {name}"
     if arguments["embedding_size"]:
         return "the lesson's net reads one-hot input: train with --embedding-size 0"

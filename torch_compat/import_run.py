@@ -32,7 +32,7 @@ _RUN_FILES = {
 }
 _CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
-_TASK_OF = {"CharLM": "char", "Forecaster": "series", "SketchRNN": "sketch"}
+_TASK_OF = {"CharLM": "char", "MinCharLM": "char", "Forecaster": "series", "SketchRNN": "sketch"}
 QUICKDRAW_EXTENT = 256.0  # of the drawings of sketch-rnn-js's models
 _OPTIONS_OF = {
     **dict.fromkeys(("char", "series"), ("cell", "hidden_size", "num_layers")),
@@ -48,7 +48,7 @@ _OPTIONS_OF = {
 class Weights:
     """A model of ours as a file holds it."""
 
-    name: str  # CharLM, Forecaster or SketchRNN
+    name: str  # CharLM, MinCharLM, Forecaster or SketchRNN
     arguments: dict[str, Any]  # its constructor's
     arrays: dict[str, np.ndarray]  # under our names
     carried: dict[str, Any]  # the vocabulary, scaler or strokes, where the file has them
@@ -319,6 +319,8 @@ def recognise(
     shapes = {name: array.shape for name, array in arrays.items()}
     if not is_text and (sketch := layout.read_sketch_rnn(shapes)):
         return "SketchRNN", sketch, arrays
+    if blocks := layout.read_min_char_lm(shapes):
+        return "MinCharLM", blocks, arrays
     try:
         found = layout.find(shapes)
     except InputError as error:

@@ -8,6 +8,9 @@ renames and never computes. G is gates * H, the gates ordered i, f, g, o (LSTM) 
                       above the first is D * (P or H)
     cell              the same without suffixes and weight_hr
     CharLM            embedding.weight (V, E) unless one-hot, rnn.*, decoder.weight, decoder.bias
+    MinCharLM         the same, rnn.* being rnn.input.*, rnn.blocks.{k}.*, rnn.norm.weight
+    MinGRU, MinLSTM   weight_ih (G, I), bias_ih (G,), each with a suffix _l{k}; gates z, h and f, i,
+                      h, and no matrix for h
     Forecaster        rnn.*, decoder.weight, decoder.bias
     LayerNormLSTM     weight_ih, weight_hh without a bias, and ln_gates_*, ln_cell_* of its norms
     HyperLSTM         the same, what steers its gates, and hyper_cell.*, a LayerNormLSTM
@@ -36,6 +39,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 NUM_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 """Rows of a weight matrix over hidden_size, by the kind of cell."""
+
+MIN_GATES = {"mingru": 2, "minlstm": 3}
+"""The same of the cells that have no weight_hh."""
+
+MIN_CONV_WIDTH, MIN_EXPANSION, MIN_MLP_EXPANSION = 4, 2, 4  # of the blocks around them
 
 SKETCH_POINT = 5  # numbers of a point that SketchRNN reads
 
@@ -92,6 +100,61 @@ def char_lm(
         **_within("embedding", embedding),
         **_within("rnn", recurrent(cell, embedding_size or num_symbols, hidden_size, num_layers)),
         **_within("decoder", _linear(hidden_size, num_symbols)),
+    }
+
+
+def min_layer(
+    kind: str, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True
+) -> Shapes:
+    """The parameters of ``MinGRU`` or ``MinLSTM``; ``kind`` is 'mingru' or 'minlstm'."""
+    gate_size, shapes = MIN_GATES[kind] * hidden_size, {}
+    for layer in range(num_layers):
+        shapes[f"weight_ih_l{layer}"] = (gate_size, hidden_size if layer else input_size)
+        if bias:
+            shapes[f"bias_ih_l{layer}"] = (gate_size,)
+    return shapes
+
+
+def min_char_lm(
+    num_symbols: int, cell: str, hidden_size: int, num_layers: int, embedding_size: int
+) -> Shapes:
+    """The parameters of ``MinCharLM``."""
+    size = hidden_size
+    norm: Shapes = {"weight": (size,)}
+    block: Shapes = {
+        **_within("norm", norm),
+        **_within("conv", {"weight": (size, 1, MIN_CONV_WIDTH), "bias": (size,)}),
+        **_within("rnn", min_layer(cell, size, MIN_EXPANSION * size)),
+        **_within("out", _linear(MIN_EXPANSION * size, size)),
+        **_within("mlp_norm", norm),
+        **_within("mlp_in", _linear(size, MIN_MLP_EXPANSION * size)),
+        **_within("mlp_out", _linear(MIN_MLP_EXPANSION * size, size)),
+    }
+    shapes: Shapes = {"embedding.weight": (num_symbols, embedding_size)} if embedding_size else {}
+    shapes |= _within("rnn.input", _linear(embedding_size or num_symbols, size))
+    for k in range(num_layers):
+        shapes |= _within(f"rnn.blocks.{k}", block)
+    return shapes | _within("rnn.norm", norm) | _within("decoder", _linear(size, num_symbols))
+
+
+def read_min_char_lm(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    """The arguments of a ``MinCharLM`` with parameters of these shapes; None for another model.
+
+    ``convert`` finds what does not fit.
+    """
+    gates, out = (shapes.get(f"rnn.blocks.0.{n}", ()) for n in ("rnn.bias_ih_l0", "out.weight"))
+    decoder = shapes.get("decoder.weight", ())
+    if (len(gates), len(out), len(decoder)) != (1, 2, 2):
+        return None
+    kinds = {count * out[1]: kind for kind, count in MIN_GATES.items()}
+    embedding = shapes.get("embedding.weight", ())
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("rnn.blocks.")}
+    return {
+        "num_symbols": decoder[0],
+        "embedding_size": embedding[1] if len(embedding) == 2 else 0,
+        "cell": kinds.get(gates[0], "mingru"),
+        "hidden_size": out[0],
+        "num_layers": len(blocks),
     }
 
 
@@ -201,6 +264,7 @@ def _within(owner: str, shapes: Shapes) -> Shapes:
 
 _LAYER = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
 _CELL = ("input_size", "hidden_size", "bias")
+_MIN = ("input_size", "hidden_size", "num_layers", "bias")
 SKETCH_SIZES = ("hidden_size", "encoder_size", "latent_size", "num_mixtures", "num_classes")
 _TABLE: dict[str, tuple[Callable[..., Shapes], tuple[str, ...]]] = {
     "LSTM": (lambda *sizes: recurrent("lstm", *sizes), (*_LAYER, "proj_size")),
@@ -213,6 +277,12 @@ _TABLE: dict[str, tuple[Callable[..., Shapes], tuple[str, ...]]] = {
         char_lm,
         ("num_symbols", "cell", "hidden_size", "num_layers", "embedding_size"),
     ),
+    "MinCharLM": (
+        min_char_lm,
+        ("num_symbols", "cell", "hidden_size", "num_layers", "embedding_size"),
+    ),
+    "MinGRU": (lambda *sizes: min_layer("mingru", *sizes), _MIN),
+    "MinLSTM": (lambda *sizes: min_layer("minlstm", *sizes), _MIN),
     "Forecaster": (
         forecaster,
         ("input_size", "output_size", "cell", "hidden_size", "num_layers"),

@@ -1,7 +1,7 @@
 """Our models in plain torch.nn, with jaxrnn's parameter names; torch and safetensors are needed.
 
-``SketchRNN`` is in ``sketch_modules``. An export as ``module`` has the part of these files that its
-model needs as ``model.py``.
+``SketchRNN`` is in ``sketch_modules``, the blocks of ``MinCharLM`` in ``min_modules``. An export as
+``module`` has the part of these files that its model needs as ``model.py``.
 
 ::
 
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from torch_compat.min_modules import MinBlocks
 from torch_compat.sketch_modules import SketchRNN
 
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -58,9 +59,16 @@ class CharLM(nn.Module):
         self.num_symbols = num_symbols
         self.vocabulary = _checked_vocabulary(vocabulary, num_symbols)
         self.embedding = nn.Embedding(num_symbols, embedding_size) if embedding_size else None
-        self.rnn = _layers(cell, embedding_size or num_symbols, hidden_size, num_layers, dropout)
+        width = embedding_size or num_symbols
+        self.rnn: Any = self.layers(cell, width, hidden_size, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.decoder = nn.Linear(hidden_size, num_symbols)
+
+    def layers(
+        self, cell: str, input_size: int, hidden_size: int, num_layers: int, dropout: float
+    ) -> nn.Module:
+        """What is between embedding and decoder."""
+        return _layers(cell, input_size, hidden_size, num_layers, dropout)
 
     def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """ids (B, T) -> logits (B, T, V) and the state to go on from, as of ``torch.nn.LSTM``."""
@@ -141,6 +149,20 @@ class CharLM(nn.Module):
 
     def _symbols(self) -> str:
         return "" if self.vocabulary is None else self.vocabulary["symbols"]
+
+
+class MinCharLM(CharLM):
+    """The language model of arXiv 2410.01201: ``CharLM`` with blocks in place of layers.
+
+    ``cell`` is 'mingru' or 'minlstm', other cells than those of torch.nn; ``num_layers`` counts
+    blocks. The state is (h, conv), as of ``MinBlocks``.
+    """
+
+    def layers(
+        self, cell: str, input_size: int, hidden_size: int, num_layers: int, dropout: float
+    ) -> nn.Module:
+        """Blocks."""
+        return MinBlocks(cell, input_size, hidden_size, num_layers, dropout)
 
 
 class Forecaster(nn.Module):
@@ -226,6 +248,7 @@ class Forecaster(nn.Module):
 
 MODELS: dict[str, type[nn.Module]] = {
     "CharLM": CharLM,
+    "MinCharLM": MinCharLM,
     "Forecaster": Forecaster,
     "SketchRNN": SketchRNN,
 }

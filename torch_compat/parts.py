@@ -21,6 +21,7 @@ from jaxrnn.dropout import Dropout
 from jaxrnn.models import skeleton_of, split
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.models.forecaster import Forecaster
+from jaxrnn.models.min_blocks import MinCharLM
 from jaxrnn.models.sketch_rnn import DECODERS, SketchRNN
 from torch_compat import layout
 
@@ -43,8 +44,13 @@ NORMED: dict[str, tuple[str, ...]] = {
 }
 """Layers whose twins are in ``normed_modules``, with their arguments."""
 
+_MIN = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout")
+MIN: dict[str, tuple[str, ...]] = {"MinGRU": _MIN, "MinLSTM": _MIN}
+"""Layers whose twins are in ``min_modules``, with their arguments."""
+
 MODELS: dict[str, type[nnx.Module]] = {
     "CharLM": CharLM,
+    "MinCharLM": MinCharLM,
     "Forecaster": Forecaster,
     "SketchRNN": SketchRNN,
 }
@@ -94,21 +100,21 @@ def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
     """
     if type(module) is SketchRNN:
         return "SketchRNN", _sketch_arguments(module)
-    if type(module) is CharLM:
+    if type(module) in (CharLM, MinCharLM):
         embedding_size = 0 if module.embedding is None else module.embedding.weight.shape[1]
         own = {"num_symbols": module.num_symbols, "embedding_size": embedding_size}
     elif type(module) is Forecaster:
         output_size = module.decoder.weight.shape[0]
         own = {"input_size": module.rnn.input_size, "output_size": output_size}
     else:
-        name, known = type(module).__name__, LAYERS | NORMED
+        name, known = type(module).__name__, LAYERS | NORMED | MIN
         if name not in known or type(module) is not getattr(jaxrnn, name):
             names = ", ".join([*known, *MODELS])
             raise TypeError(f"can't convert {type(module)}, expected jaxrnn's {names}")
         return name, {key: getattr(module, key) for key in known[name]}
     return type(module).__name__, {
         **own,
-        "cell": type(module.rnn).__name__.lower(),
+        "cell": next(cell for cell, of in module.layers.items() if type(module.rnn) is of),
         "hidden_size": module.rnn.hidden_size,
         "num_layers": module.rnn.num_layers,
         "dropout": 0.0 if module.dropout is None else float(module.dropout.rate),

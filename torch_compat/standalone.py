@@ -22,8 +22,10 @@ It needs torch and safetensors alone: `pip install torch safetensors`. In this d
 
 {use}
 """
+_TEXT = 'Text: `m = model.load(); print(m.decode(m.generate(m.encode("The "), 200)))`.'
 _USES = {
-    "CharLM": 'Text: `m = model.load(); print(m.decode(m.generate(m.encode("The "), 200)))`.',
+    "CharLM": _TEXT,
+    "MinCharLM": f"{_TEXT}\nIts cells are those of arXiv 2410.01201, not `nn.GRU` or `nn.LSTM`.",
     "Forecaster": "Forecasts: `m = model.load(); m.inverse(m.forecast(m.transform(history), 24))` "
     "gives the 24 steps after `history`, a tensor (batch, time, 1).",
     "SketchRNN": "Drawings: `m = model.load(); m.draw(9, temperature=0.4)` gives nine, each a "

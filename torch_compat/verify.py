@@ -20,6 +20,7 @@ from flax import nnx
 
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM
+from jaxrnn.models.min_blocks import MinCharLM
 from jaxrnn.models.sketch_rnn import SketchRNN
 from torch_compat import layout, sides
 
@@ -31,6 +32,9 @@ LIMITS = {"float64": 1e-10, "float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 NAMES = ("output", "h", "c")
 """What a model gives: its output, and the members of its last state."""
+
+MIN_NAMES = ("output", "h", "conv")
+"""The same of a ``MinCharLM``."""
 
 LATENT_NAMES, SKETCH_NAMES = ("mu", "presig"), ("h", "c", "hyper_h", "hyper_c")
 """What a ``SketchRNN`` gives after its output: the former where it is conditional."""
@@ -84,7 +88,7 @@ class Reference:
         self.model = model
         _, self.params = split(model)
         self.stored = jnp.dtype(next(iter(self.params.values())).dtype)
-        self.names = NAMES
+        self.names = MIN_NAMES if isinstance(model, MinCharLM) else NAMES
         rnn: Any = getattr(model, "rnn", model)
         if isinstance(model, SketchRNN):
             rnn = model.decoder

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from flax import nnx
 from jax.typing import DTypeLike
@@ -18,7 +19,7 @@ class RecurrentDecoder(nnx.Module):
 
     Args:
         input_size, output_size: features of a step that are read and given.
-        cell: 'lstm', 'gru' or 'rnn'.
+        cell: 'lstm', 'gru' or 'rnn': a key of ``layers``.
         hidden_size, num_layers: of the recurrent layers.
         dropout: probability between the layers and before the decoder, in training only.
         rngs, dtype, param_dtype, backend: as in ``jaxrnn.LSTM``; a dtype of None is param_dtype.
@@ -26,6 +27,8 @@ class RecurrentDecoder(nnx.Module):
     Raises:
         KeyError for an unknown cell; ValueError, TypeError as ``jaxrnn.LSTM`` does.
     """
+
+    layers: ClassVar[Mapping[str, Callable[..., Any]]] = LAYERS
 
     def __init__(
         self,
@@ -41,12 +44,13 @@ class RecurrentDecoder(nnx.Module):
         param_dtype: DTypeLike,
         backend: str,
     ):
-        self.rnn = LAYERS[cell](
+        is_between = num_layers > 1 or self.layers is not LAYERS  # others have it within, too
+        self.rnn = self.layers[cell](
             input_size,
             hidden_size,
             num_layers,
             batch_first=True,
-            dropout=dropout if num_layers > 1 else 0.0,
+            dropout=dropout if is_between else 0.0,
             rngs=rngs,
             dtype=dtype or param_dtype,
             param_dtype=param_dtype,

@@ -13,10 +13,11 @@ from flax import nnx
 from jaxtyping import Array
 
 from jaxrnn import losses
-from jaxrnn.config import CharConfig
+from jaxrnn.config import MIN_CELLS, CharConfig
 from jaxrnn.data import text
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.char_lm import CharLM, generate
+from jaxrnn.models.min_blocks import MinCharLM
 from jaxrnn.tasks.task import Data, HeldOut, body_options, check_pinned, digest_of, fact, pin
 
 
@@ -64,7 +65,8 @@ class CharTask:
 
     def model(self, rngs: nnx.Rngs) -> CharLM:
         """See ``Task``."""
-        return CharLM(
+        make = MinCharLM if self.config.cell in MIN_CELLS else CharLM
+        return make(
             self.vocabulary.size,
             embedding_size=self.config.embedding_size,
             rngs=rngs,
