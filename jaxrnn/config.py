@@ -128,7 +128,7 @@ class StreamConfig(TrainConfig):
     """Options of the tasks that read long sequences."""
 
     data: str = ""  # a file to train on; empty: what the task has built in
-    cell: Literal["lstm", "gru", "rnn"] = "lstm"  # kind of recurrent cell
+    cell: str = "lstm"  # kind of recurrent cell
     num_layers: int = 1  # L, stacked layers; 1 to 4
     dropout: float = 0.0  # probability after every layer in training; 0 to 0.7
     batch_size: int = 32  # B, parallel streams

@@ -104,7 +104,7 @@ class _MinRecurrent(nnx.Module):
             warnings.warn(
                 f"dropout={dropout} has no effect with num_layers=1: it is applied after every "
                 "layer but the last",
-                stacklevel=4,  # past flax's metaclass, to who constructs the layer
+                stacklevel=5,  # past flax's metaclass, to who constructs the layer
             )
         has_masks = self.dropout > 0 and self.num_layers > 1
         check_rngs(rngs, "params", *["dropout"][:has_masks])

@@ -9,10 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from small_runs import (
-    assert_same_bits,
-    char_config,
-)
+from small_runs import assert_same_bits, char_config, steps_of
 from tolerances import assert_close
 
 from jaxrnn import train_step, training
@@ -244,16 +241,6 @@ def test_dropout_draws_other_masks_each_step_and_by_the_seed(text_file):
     inputs, targets, _ = training.stack_batches(data, 0, 1, 4)
     _, metrics = step_fn(state, inputs, targets, np.array([True] * 4), 4)  # the same batch each
     assert len(set(np.asarray(metrics.loss).tolist())) == 4
-
-
-def steps_of(config, count=3):
-    """Losses, gradient norms and the state after some steps."""
-    task, data = TASKS["char"].load(config)
-    skeleton, _, state = train_step.initial_state(task, config)
-    state = jax.device_put(state, train_step.shardings(train_step.data_mesh(config))[0])
-    step = train_step.make_step(task.loss, skeleton, config, count)
-    state, metrics = step(state, *training.stack_batches(data, 0, count, count), count)
-    return state, metrics
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -39,6 +39,10 @@ LAYER_CASES = {
     "rnn-relu": (jaxrnn.RNN, {"nonlinearity": "relu", "batch_first": True}),
     "rnn-tanh": (jaxrnn.RNN, {"bias": False, "bidirectional": True}),
 }
+MIN_LAYER_CASES = {
+    "mingru": (jaxrnn.MinGRU, {"batch_first": True}),
+    "minlstm": (jaxrnn.MinLSTM, {"batch_first": True}),
+}
 
 
 FAST_COMPILE = {"xla_backend_optimization_level": 0}  # compilation is most of the time here
@@ -60,7 +64,7 @@ def build(name, dtype="float64", **more):
 
 
 def build_layer(name, dtype="float64"):
-    cls, arguments = LAYER_CASES[name]
+    cls, arguments = (LAYER_CASES | MIN_LAYER_CASES)[name]
     arguments = {"num_layers": L, "dropout": 0.3, **arguments, "param_dtype": jnp.dtype(dtype)}
     return filled(lambda: cls(I, H, **arguments, rngs=nnx.Rngs(1)), dtype)
 

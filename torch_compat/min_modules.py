@@ -40,9 +40,9 @@ class _MinRecurrent(nn.Module):
         for layer in range(num_layers):
             width = hidden_size if layer else input_size
             linear = nn.Linear(width, self.num_gates * hidden_size, bias)
-            self.register_parameter(f"weight_ih_l{layer}", linear.weight)
+            setattr(self, f"weight_ih_l{layer}", linear.weight)
             if bias:
-                self.register_parameter(f"bias_ih_l{layer}", linear.bias)
+                setattr(self, f"bias_ih_l{layer}", linear.bias)
 
     def coefficients(self, gates: Tensor) -> tuple[Tensor, Tensor]:
         """a and b (..., H) of pre-activations (..., G*H)."""

@@ -100,7 +100,7 @@ def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
     """
     if type(module) is SketchRNN:
         return "SketchRNN", _sketch_arguments(module)
-    if type(module) in (CharLM, MinCharLM):
+    if type(module) is CharLM or type(module) is MinCharLM:
         embedding_size = 0 if module.embedding is None else module.embedding.weight.shape[1]
         own = {"num_symbols": module.num_symbols, "embedding_size": embedding_size}
     elif type(module) is Forecaster:

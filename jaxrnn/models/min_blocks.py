@@ -25,6 +25,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.arguments import check_bool, check_dtype, check_probability, check_rngs, check_size
 from jaxrnn.dense import Linear, uniform
 from jaxrnn.dropout import Dropout
 from jaxrnn.min_layers import MinGRU, MinLSTM
@@ -138,8 +139,14 @@ class _MinBlocks(nnx.Module):
         param_dtype: DTypeLike,
         backend: str,
     ):
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.batch_first, self.dtype, self.param_dtype = batch_first, dtype, param_dtype
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.num_layers = check_size("num_layers", num_layers)
+        self.batch_first = check_bool("batch_first", batch_first)
+        self.dtype = dtype = check_dtype("dtype", dtype)
+        self.param_dtype = param_dtype = check_dtype("param_dtype", param_dtype)
+        dropout = check_probability("dropout", dropout)
+        check_rngs(rngs, "params", *["dropout"][: dropout > 0])
         options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.input = Linear(input_size, hidden_size, **options)
         self.blocks = nnx.List(
@@ -167,8 +174,7 @@ class _MinBlocks(nnx.Module):
         one_hot: bool = False,
     ) -> tuple[Float[Array, "N M H"], Any]:
         """The normed stream and the state; arguments as in ``jaxrnn.LSTM``, of a batch."""
-        dtype = jnp.dtype(self.dtype)
-        x = jax.nn.one_hot(x, self.input_size, dtype=dtype) if one_hot else x
+        x = jax.nn.one_hot(x, self.input_size, dtype=self.dtype) if one_hot else x
         x = x.swapaxes(0, 1) if self.batch_first else x
         num_steps, batch_size, _ = x.shape
         valid = None
