@@ -50,7 +50,7 @@ def test_what_has_no_twin_is_named():
     with pytest.raises(TypeError, match=r"Linear.*expected torch\.nn's LSTM, GRU, RNN, LSTMCell"):
         torch_compat.from_torch(torch.nn.Linear(2, 3))
     with pytest.raises(
-        TypeError, match=r"Linear.*jaxrnn's LSTM, GRU, .*RNNCell, .*HyperLSTM, CharLM, Forec"
+        TypeError, match=r"Linear.*jaxrnn's LSTM, GRU, .*RNNCell, .*MinGRU, MinLSTM, CharLM, "
     ):
         torch_compat.to_torch(Linear(2, 3, rngs=nnx.Rngs(0)))
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("as_users_have_it")
 ONE = ("cat",)
 KINDS: dict[str, dict[str, Any]] = {
     "classes": {"classes": ("cat", "dog")},
-    "unconditional": {"classes": ONE, "conditional": False},
+    "unconditional": {"classes": ONE, "conditional": False, "num_mixtures": 20},
     "layer_norm": {"classes": ("cat", "dog"), "conditional": False, "decoder": "layer_norm"},
     "hyper": {"classes": ONE, "decoder": "hyper"},
 }

@@ -198,14 +198,14 @@ def write(arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> bytes:
 
     Raises InputError for another model, and for weights beyond +-10, which the form can't hold.
     """
-    if (num_mixtures := (len(arrays["output.bias"]) - 3) // 6) != NUM_MIXTURES:
-        raise InputError(
-            f"sketch-rnn-js reads {NUM_MIXTURES} Gaussians, the model has {num_mixtures}"
-        )
     if "decoder.weight_ih_l0" not in arrays:
         raise InputError("sketch-rnn-js has LSTM decoders alone, the model's is another")
     if "classes.weight" in arrays:
         raise InputError("sketch-rnn-js has no classes, the model was trained on several")
+    if (num_mixtures := (len(arrays["output.bias"]) - 3) // 6) != NUM_MIXTURES:
+        raise InputError(
+            f"sketch-rnn-js reads {NUM_MIXTURES} Gaussians, the model has {num_mixtures}"
+        )
     weights = {}
     lstms, linear = [_DECODER_LSTM], {"output": "output"}
     if "encoder.weight_ih_l0" in arrays:
