@@ -50,11 +50,11 @@ class Recurrent(nnx.Module):
 
     Arguments and errors as in ``LSTM``, the cell before them. A state is a tuple of the cell's
     members where it has more than one, of which h alone is projected. A cell that is not in
-    ``jaxrnn.cells.CELLS`` is run by the backend 'reference': JAX differentiates it, which keeps
-    all that a step computes, and multiplies x at each step rather than all steps in one matmul.
+    ``jaxrnn.cells.CELLS`` is run by the backend 'reference', which JAX differentiates: x is read,
+    and weights' gradients are summed, step by step in place of one matmul over all steps.
 
     Memory in training, floats: T*B*D*L*(G*H + 3*H), besides the inputs of each layer; of a cell of
-    your own, all that its equation computes in place of the bracket.
+    your own, what JAX keeps of its equation in place of the bracket.
 
     Usage: ``layer = Recurrent(Cell("mine", 2, 1, equation), 10, 20, rngs=nnx.Rngs(0))``.
     """

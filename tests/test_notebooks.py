@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, and what is stored in them is what they give."""
 
 import base64
+import io
 import re
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import renew
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 NAMES = ["char_rnn", "custom_cell", "export_to_pytorch", "simple_rnn", "sketch_rnn"]
 MAX_BYTES = 300_000
@@ -115,7 +117,8 @@ def test_a_kernel_runs_this_checkout_and_shows_pictures(tmp_path):
     notebook = renew.execute(path)
     first, second = notebook.cells
     assert printed(first).split() == [str(renew.HERE.parent / "jaxrnn" / "__init__.py"), "False"]
-    assert len(pictures(notebook)) == 1
+    (picture,) = pictures(notebook)
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).mode == "P"
     assert second.metadata == {}
     assert notebook.metadata.language_info == {"name": "python"}
 
