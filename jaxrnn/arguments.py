@@ -87,8 +87,10 @@ def check_cell(cell: Any, hidden_size: int) -> Cell:
     got = [f"{m.dtype}{m.shape}" for m in jax.tree.leaves(new)]
     expected = [f"{m.dtype}{m.shape}" for m in state]
     if not isinstance(new, tuple) or got != expected:
+        is_array = isinstance(new, jax.ShapeDtypeStruct)
+        kind = "an array" if is_array else f"a {type(new).__name__}"
         raise ValueError(
-            f"cell {cell.name!r}: its equation gives a {type(new).__name__} of {', '.join(got)}, "
+            f"cell {cell.name!r}: its equation gives {kind} of {', '.join(got)}, "
             f"expected a tuple of {', '.join(expected)}, as the state that it is given"
         )
     return cell
