@@ -50,6 +50,7 @@ class TrainConfig(abc.ABC):
     log_every: int = 0  # steps between lines in metrics.jsonl; 0: about 500 lines in all
     patience: int = 0  # validations without a better one before an early stop; 0: never
     min_delta: float = 0.0  # by how much a validation must be better to count
+    not_finite: Literal["stop", "skip"] = "stop"  # a loss that is not: end, or leave its step out
 
     steps_per_dispatch: int = 0  # optimizer steps in one call to the device; 0: by their size
     backend: str = "auto"  # of the recurrence: auto, scan, reference; of min* associative, too

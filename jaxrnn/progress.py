@@ -59,7 +59,8 @@ class Display:
         if not (validated or due):
             return
         self._shown = time.monotonic()
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in {"loss": line["loss"], **validated}.items())
+        told = {k: v for k, v in line.items() if k == "loss"} | validated
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in told.items())
         place = f"step {line['step']}/{self._total}  epoch {line['epoch']:.2f}"
         self.line(f"{place}  {shown}  {_si(line['tokens_per_s'])} {self.unit}/s")
         if "sample" in line:

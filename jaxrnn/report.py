@@ -134,7 +134,8 @@ def outcome(console: Console, task: Any, run: Run, result: Outcome) -> None:
             markup=False,
         )
     else:
-        console.print(f"{ended} after step {result.step}; loss {line['loss']:.5g}", markup=False)
+        loss = f"; loss {line['loss']:.5g}" if "loss" in line else ""
+        console.print(f"{ended} after step {result.step}{loss}", markup=False)
     commands = [f"torch_compat export {path} --to exported"]
     if task.name == "sketch":
         commands = [f"jaxrnn.draw {path} --to drawings.png"]

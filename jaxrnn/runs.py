@@ -36,7 +36,7 @@ from jaxrnn.errors import InputError
 from jaxrnn.version import __version__
 
 FORMAT = 1
-VOLATILE = ("time_s", "tokens_per_s")  # what differs between two equal runs
+VOLATILE = ("time_s", "tokens_per_s", "data_wait")  # what differs between two equal runs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -19,6 +18,7 @@ from jaxrnn import cli, rules
 from jaxrnn.config import CONFIGS, TrainConfig, from_toml, to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
+from jaxrnn.stop_signals import StopSignals
 
 ABOUT = """Train a recurrent model. TASK is the first word: {tasks}; without it, char.
 
@@ -36,7 +36,8 @@ examples:
 
 # What may differ from the run that is resumed: it changes when things happen, not what they are.
 RESUMABLE = {
-    *("data", "epochs", "steps", "patience", "min_delta", "device", "preview_length"),
+    *("data", "epochs", "steps", "patience", "min_delta", "not_finite", "device"),
+    *("preview_length",),
     *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch", "mesh"),
 }
 
@@ -100,9 +101,8 @@ def run_command(argv: list[str]) -> int:
     console.print(
         f"run     {run.path}, {total_steps(run.config, data):,} steps on {device}", markup=False
     )
-    stop = StopSignals()
     try:
-        with run.locked():
+        with run.locked(), StopSignals(str(run.path)) as stop:
             outcome = train(
                 task,
                 data,
@@ -202,29 +202,6 @@ def check_schedule(before: TrainConfig, now: TrainConfig, data: Any) -> None:
             f"--steps and --epochs give {new} steps, the run's cosine schedule was laid out for "
             f"{old}; leave them out, or start a new run"
         )
-
-
-class StopSignals:
-    """Ctrl-C and SIGTERM ask for an end after a checkpoint; a second one ends at once."""
-
-    def __init__(self):
-        self._received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self._received is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self._received = number
-
-    def requested(self) -> str | None:
-        """The name of the signal that has come, if any."""
-        return None if self._received is None else signal.Signals(self._received).name
-
-    def exit_code(self) -> int:
-        """128 and the signal's number, as a shell has it; 0 if none has come."""
-        return 0 if self._received is None else 128 + self._received
 
 
 if __name__ == "__main__":

@@ -204,11 +204,11 @@ def make_step(
         loss_of = in_chunks(loss_of)
 
     def train_step(state, inputs, targets, starts):
-        carry = jax.tree.map(lambda s: jnp.where(starts, jnp.zeros_like(s), s), state.carry)
+        zeroed = jax.tree.map(lambda s: jnp.where(starts, jnp.zeros_like(s), s), state.carry)
         key = jax.random.fold_in(dropout_key, state.step)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         batch = (inputs, targets)
-        (loss, carry), grads = value_and_grad(state.params, batch, carry, key, state.step)
+        (loss, carry), grads = value_and_grad(state.params, batch, zeroed, key, state.step)
         if rules.contiguous_rows(jax.default_backend()):
             grads = jax.tree.map(by_rows, grads)
         grad_norm = optax.tree.norm(grads)
@@ -221,8 +221,12 @@ def make_step(
         updates, moments = transform.update(grads, state.moments, state.params)
         lr = rate(state.step)
         params = jax.tree.map(lambda p, u: p - lr.astype(p.dtype) * u, state.params, updates)
-        metrics = StepMetrics(loss, grad_norm, lr)
-        return TrainState(state.step + 1, params, moments, carry), metrics
+        new = TrainState(state.step + 1, params, moments, carry)
+        if config.not_finite == "skip":
+            is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+            left_out = TrainState(new.step, state.params, state.moments, zeroed)
+            new = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, left_out)
+        return new, StepMetrics(loss, grad_norm, lr)
 
     @functools.partial(
         jax.jit,

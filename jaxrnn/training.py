@@ -10,11 +10,12 @@ bits. Usage::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ from jaxrnn.train_step import (
 )
 
 EVAL_CHUNK = 256  # steps of validation in one dispatch
+MAX_SKIPPED = 10  # steps in a row that may be left out
 PLOT_SECONDS = 30.0  # a new loss.png at most this often while training
 
 
@@ -50,6 +52,9 @@ class Progress:
     best_step: int = 0
     improved_on: float | None = None  # the last validation better than its like by min_delta
     bad_validations: int = 0  # since then
+    skipped: int = 0  # steps left out, all in all, and those just before
+    skipped_last: int = 0
+    unvalidated: dict[str, Any] | None = None  # a line whose validation a signal broke off
     time_s: float = 0.0
 
 
@@ -65,6 +70,10 @@ class Outcome:
 
 class NotFiniteError(ArithmeticError):
     """A loss or gradient was not finite; the message names the last good checkpoint."""
+
+
+class StoppedError(Exception):
+    """A signal came while a validation was going on."""
 
 
 def total_steps(config: TrainConfig, data: Data) -> int:
@@ -92,12 +101,15 @@ def evaluate(
     num_streams: int = 1,
     chunk_len: int = EVAL_CHUNK,
     carry: Any = None,
+    stop_requested: Callable[[], str | None] = lambda: None,
 ) -> dict[str, float]:
     """The task's metrics over every counted position, the state carried, dropout off.
 
     With ``num_streams`` > 1 the stream is cut and its parts run side by side, each warmed up on
     ``chunk_len`` or more positions before it; 1 is the plain definition. ``carry`` is the state
     that training ended with, for a stream that goes on from there; others start from zeros.
+
+    Raises StoppedError as soon as ``stop_requested`` gives a signal's name.
     """
     model: Any = skeleton.merge(params)
     sums = []
@@ -107,6 +119,8 @@ def evaluate(
             carry = task.initial_carry(model, len(mask))
         part, carry = _score(task, skeleton, params, carry, window)
         sums.append(part)
+        if stop_requested():
+            raise StoppedError
     totals = {k: math.fsum(float(part[k]) for part in sums) for k in sums[0]}
     return task.metrics(totals, held_out.num_counted)
 
@@ -164,6 +178,7 @@ def train(
     began = plotted = ready = time.monotonic()  # ready: when the device had nothing to do, or
     time_before = progress.time_s  # the last group was done
     step_s: float | None = None
+    wait = _DataWait()
 
     def record(first, count, metrics):
         """Fetch a dispatched group's metrics, check them, and write the lines that are due."""
@@ -174,28 +189,68 @@ def train(
         step_s = (now - ready) / count  # the first with compilation: it is soon corrected
         ready, progress.time_s = now, time_before + now - began
         for last, (loss, norm, lr) in enumerate(zip(*fetched, strict=True), start=first + 1):
-            if not (np.isfinite(loss) and np.isfinite(norm)):
+            is_finite = bool(np.isfinite(loss) and np.isfinite(norm))
+            if is_finite:
+                progress.loss_sum += float(loss)
+                progress.loss_count += 1
+                progress.skipped_last = 0
+                display.update(last, float(loss), speed)
+            else:
                 what = f"the loss is {loss}, the gradient's norm {norm}"
-                raise NotFiniteError(_not_finite(last, what, run))
-            progress.loss_sum += float(loss)
-            progress.loss_count += 1
-            display.update(last, float(loss), speed)
+                skip(last, what)
             if last % every.log and last % every.evaluate and last != total:
                 continue
             line = {
                 "step": last,
                 "epoch": round(last / data.train.steps_per_epoch, 4),
-                "loss": progress.loss_sum / progress.loss_count,
+                "loss": progress.loss_sum / max(progress.loss_count, 1),
                 "grad_norm": float(norm),
                 "lr": float(lr),
                 "tokens_per_s": round(speed, 1),
+                "data_wait": wait.share(),
                 "time_s": round(progress.time_s, 3),
             }
+            if not progress.loss_count:  # JSON has no number for it
+                del line["loss"]
+            if not is_finite:
+                del line["grad_norm"]
+            if progress.skipped:
+                line["skipped"] = progress.skipped
             progress.loss_sum, progress.loss_count = 0.0, 0
             if has_validation and (last % every.evaluate == 0 or last == total):
-                line |= validate(last)
-            run.append_metrics(line)
-            display.log(line)
+                progress.unvalidated = line
+                if not complete():
+                    return
+            else:
+                write(line)
+
+    def write(new):
+        nonlocal line
+        line = new
+        run.append_metrics(line)
+        display.log(line)
+
+    def skip(step, what):
+        """Leave a step out, as the options say, or end the run."""
+        if config.not_finite == "stop":
+            raise NotFiniteError(_not_finite(step, what, run))
+        progress.skipped += 1
+        progress.skipped_last += 1
+        if progress.skipped_last == MAX_SKIPPED:
+            what += f", and so were the {MAX_SKIPPED - 1} steps before it, all left out"
+            raise NotFiniteError(_not_finite(step, what, run))
+        display.line(f"step {step} is left out: {what}")
+
+    def complete():
+        """Validate for the line that awaits it, and write it; False where a signal broke it off."""
+        begun = progress.unvalidated or {}
+        try:
+            found = validate(begun["step"])
+        except StoppedError:
+            return False
+        progress.unvalidated = None
+        write(begun | found)
+        return True
 
     def validate(last):
         """Validation metrics and a sample, for the line of metrics; keeps the best in mind."""
@@ -206,6 +261,7 @@ def train(
             data.held_out,
             getattr(config, "eval_streams", 1),
             carry=state.carry if mesh.size == 1 else None,
+            stop_requested=stop_requested,
         )
         value = found[task.monitor]
         if not math.isfinite(value):
@@ -247,30 +303,41 @@ def train(
     reason, pending = "done", None
     display.start(step, total)
     try:
-        while step < total:
+        if progress.unvalidated:
+            if complete():
+                save()
+            else:
+                reason = stop_requested() or reason
+        while step < total and not progress.unvalidated:
             if config.patience and progress.bad_validations >= config.patience:
                 reason = "early stop"
                 break
             timed = capacity if config.steps_per_dispatch else rules.steps_in_time(capacity, step_s)
             count = min(timed, every.next_event(step) - step)
             count = data.train.num_alike(step, count)
-            batches = stack_batches(data, step, count, capacity)
+            with wait.at_most(pending and pending[2].loss):
+                batches = stack_batches(data, step, count, capacity)
             state, metrics = train_steps(state, *batches, np.int32(count))
             if pending:  # fetched only now, so that the device had work meanwhile
                 record(*pending)
             pending = (step, count, metrics)
             step += count
-            stop = stop_requested()
-            if stop or step == total or step % every.save == 0 or step % every.evaluate == 0:
+            if (
+                stop_requested()
+                or step == total
+                or step % every.save == 0
+                or step % every.evaluate == 0
+            ):
                 record(*pending)
+                stop = stop_requested()  # it may have come in the validation
                 enough = config.patience and progress.bad_validations >= config.patience
                 due = stop or enough or step == total or step % every.save == 0
                 if due or progress.best_step == step:
                     save()
                 pending, ready = None, time.monotonic()
-            if stop and step < total:
-                reason = stop
-                break
+                if stop and (step < total or progress.unvalidated):
+                    reason = stop
+                    break
     finally:
         display.stop()
         illustrate(lambda: draw(run, task))
@@ -296,6 +363,28 @@ class _Every:
         return min(self.total, *((step // period + 1) * period for period in periods))
 
 
+class _DataWait:
+    """For which share of the time the device at most had to wait for batches."""
+
+    def __init__(self):
+        self._waited, self._since = 0.0, time.monotonic()
+
+    @contextlib.contextmanager
+    def at_most(self, before: jax.Array | None) -> Iterator[None]:
+        """A block that makes batches; the device did not wait if ``before`` is not done by then."""
+        began = time.monotonic()
+        yield
+        if before is None or before.is_ready():  # type: ignore[attr-defined]
+            self._waited += time.monotonic() - began
+
+    def share(self) -> float:
+        """Since it was last asked for."""
+        now = time.monotonic()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._waited, self._since = 0.0, now
+        return round(share, 4)
+
+
 def draw(run: Run, task: Task) -> None:
     """``loss.png`` and ``samples.txt``, from the metrics so far."""
     lines = run.metrics()
@@ -311,5 +400,6 @@ def _not_finite(step: int, what: str, run: Run) -> str:
     last = run.checkpoint_path("last")
     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was made yet"
     return (
-        f"step {step}: {what}; {kept}; lower --lr, set --clip or --warmup-steps, or change --seed"
+        f"step {step}: {what}; {kept}; lower --lr, set --clip or --warmup-steps, change --seed, or "
+        "leave such steps out by --not-finite skip"
     )

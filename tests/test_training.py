@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path):
     )
     whole, _ = train(dataclasses.replace(config, steps_per_dispatch=1), "series")
     config = dataclasses.replace(config, run=str(tmp_path / "b"), steps_per_dispatch=3)
-    cut, outcome = train(config, "series", stop_requested=stop_at(3))
+    cut, outcome = train(config, "series", stop_requested=stop_at(6))  # a validation asks, too
     assert (outcome.reason, outcome.step) == ("SIGTERM", 8)  # after groups of 3, 2, 3
     assert last_of(cut)[1]["step"] == 8
     cut, outcome = go_on(cut)
@@ -342,3 +343,113 @@ def test_models_of_a_run_are_loaded_for_inference(tmp_path, text_file, monkeypat
         assert_same_bits(again, params)
     carry = training.load_carry(task, run, "last")
     assert_same_bits(carry, last_of(run)[0]["carry"])
+
+
+# --- steps that are left out ---
+
+
+def poison(monkeypatch, steps: set[int]):
+    """Targets of these steps, counted from 0, are not numbers."""
+    original = training.stack_batches
+
+    def poisoned(data, step, count, capacity):
+        inputs, targets, starts = original(data, step, count, capacity)
+        for k in range(count):
+            if step + k in steps:
+                targets[k] = np.nan
+        return inputs, targets, starts
+
+    monkeypatch.setattr(training, "stack_batches", poisoned)
+
+
+def test_a_step_that_is_left_out_changes_nothing(tmp_path, monkeypatch):
+    config = SeriesConfig(
+        hidden_size=4, steps=6, log_every=2, run=str(tmp_path / "a"), not_finite="skip"
+    )
+    task, data = TASKS["series"].load(config)
+    skeleton, _, state = train_step.initial_state(task, config)
+    step = train_step.make_step(task.loss, skeleton, config, 6)
+    batches = [training.stack_batches(data, k, 1, 1) for k in range(6)]
+    for k in (0, 1, 4, 5):  # the rate is constant: nothing but Adam's count knows the number
+        state, _ = step(state, *batches[k], 1)
+    poison(monkeypatch, {2, 3})
+    run, outcome = train(config, "series")
+    arrays, meta = last_of(run)
+    assert outcome.step == meta["step"] == int(arrays["step"]) == 6
+    assert meta["progress"]["skipped"] == 2
+    for name, value in state.params.items():
+        assert_same_bits(arrays[f"params/{name}"], value)
+    assert_same_bits(arrays["carry"], state.carry)
+    assert_same_bits(arrays["moments/0/count"], state.moments[0].count)
+    lines = run.metrics()
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert ["loss" in line for line in lines] == [True, False, True]
+    assert ["grad_norm" in line for line in lines] == [True, False, True]
+    assert [line.get("skipped") for line in lines] == [None, 2, 2]
+    assert np.isfinite(lines[2]["loss"])
+
+
+def test_too_many_steps_left_out_end_the_run(tmp_path, monkeypatch):
+    poison(monkeypatch, set(range(3, 100)))
+    config = SeriesConfig(
+        hidden_size=4,
+        steps=50,
+        run=str(tmp_path / "a"),
+        not_finite="skip",
+        checkpoint_every=2,
+        eval_every=100,
+    )
+    with pytest.raises(training.NotFiniteError, match=r"step 13: .*and so were the 9 steps before"):
+        train(config, "series")
+    arrays, _ = last_of(Run.open(tmp_path / "a"))
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+# --- signals in a validation ---
+
+
+@pytest.mark.parametrize("broken_off", [1, 2])
+def test_a_validation_broken_off_by_a_signal_is_made_up_for(
+    broken_off, tmp_path, text_file, monkeypatch
+):
+    options: dict[str, Any] = {"steps": 6, "eval_every": 3, "patience": 5, "preview_length": 8}
+    whole, _ = train(char_config(text_file, run=str(tmp_path / "whole"), **options))
+    config = char_config(text_file, run=str(tmp_path / "cut"), **options)
+    original, calls, signals = training.evaluate, [], []
+
+    def evaluate(*arguments, **named):
+        calls.append(True)
+        if len(calls) == broken_off:
+            signals.append("SIGTERM")
+        return original(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", evaluate)
+        cut, outcome = train(config, stop_requested=lambda: signals[0] if signals else None)
+        assert (outcome.reason, outcome.step) == ("SIGTERM", 3 * broken_off)
+        assert [line["step"] for line in cut.metrics()] == list(range(1, 3 * broken_off))
+        cut, outcome = go_on(cut, stop_requested=lambda: "SIGTERM")  # again, at the same place
+        assert (outcome.reason, outcome.step) == ("SIGTERM", 3 * broken_off)
+    cut, outcome = go_on(cut)
+    assert (outcome.reason, outcome.step) == ("done", 6)
+    assert lines_of(cut) == lines_of(whole)
+    for name in ("last", "best"):
+        assert_same_bits(last_of(cut, name)[0], last_of(whole, name)[0])
+        assert last_of(cut, name)[1] == last_of(whole, name)[1]
+
+
+def test_the_share_of_time_that_waits_for_data(tmp_path, text_file, monkeypatch):
+    original = training.stack_batches
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        return original(*arguments)
+
+    config = char_config(text_file, steps=60, log_every=20, run=str(tmp_path / "a"))
+    config = dataclasses.replace(config, steps_per_dispatch=1, eval_every=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "stack_batches", slow)
+        slowed, _ = train(config)
+    assert [0.5 < line["data_wait"] <= 1 for line in slowed.metrics()[1:]] == [True, True]
+    run, _ = train(dataclasses.replace(config, run=str(tmp_path / "b")))
+    assert all(0 <= line["data_wait"] < 0.5 for line in run.metrics())

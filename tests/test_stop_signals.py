@@ -1,0 +1,78 @@
+"""Signals at moments when Python runs no handler, in processes of their own."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxrnn.stop_signals import StopSignals
+
+# pbkdf2 computes for minutes without a Python instruction, as a compilation does.
+PROGRAM = """
+import hashlib, sys
+from jaxrnn import stop_signals
+stop_signals.GRACE_S = 0.5
+with stop_signals.StopSignals("runs/my run"):
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**8)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_in_the_midst_of_something_long_ends_after_the_grace(number):
+    with busy() as process:
+        began = time.monotonic()
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        assert 0.4 < time.monotonic() - began < 20
+    assert process.returncode == 128 + number
+    assert stderr == (
+        f"\nstopped by {number.name} and 0 s in the midst of something; it goes on from its "
+        "last checkpoint with\n  python -m jaxrnn.train --resume 'runs/my run'\n"
+    )
+
+
+def test_a_second_signal_ends_it_at_once():
+    program = PROGRAM.replace("0.5", "50.0")
+    with busy(program) as process:
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "stopped by SIGINT and a second signal; " in stderr
+
+
+def busy(program: str = PROGRAM) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n"
+    return process
+
+
+def test_a_signal_is_kept_and_the_old_handlers_come_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopSignals("runs/a") as stop:
+        assert (stop.requested(), stop.exit_code()) == (None, 0)
+        signal.raise_signal(signal.SIGTERM)
+        assert (stop.requested(), stop.exit_code()) == ("SIGTERM", 143)
+    assert (stop.requested(), stop.exit_code()) == ("SIGTERM", 143)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_other_signals_are_no_reason_to_stop():
+    received = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: received.append("USR1"))
+    try:
+        with StopSignals("runs/a") as stop:
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+            assert (received, stop.requested()) == (["USR1", "USR1"], None)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
