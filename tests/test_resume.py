@@ -4,18 +4,21 @@ A process runs the command line with a trap in the trainer that kills it at one 
 that no test waits for a moment to come by chance.
 """
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-import jaxrnn
-from jaxrnn import checkpoint
-from jaxrnn.runs import VOLATILE
+from crashes import (
+    CHAR,
+    SERIES,
+    check_same,
+    environment,
+    lines_of,
+    saved_step,
+    write_data,
+)
 
 TRAPS = '''
 import os, signal, sys
@@ -44,44 +47,15 @@ def inside_save(step, number):
     files.write_atomically = checkpoint.write_atomically = watched
 '''
 
-TEXT = "the cat sat on the mat; a dog ate the hat. Ünï© 猫 " * 9
-CHAR = (
-    *("char", "--data", "text.txt", "--cell", "lstm", "--hidden-size", "6", "--num-layers", "2"),
-    *("--embedding-size", "4", "--dropout", "0.3", "--batch-size", "3", "--seq-len", "5"),
-    *("--steps", "20", "--schedule", "cosine", "--warmup-steps", "4", "--lr", "0.03"),
-    *("--weight-decay", "0.01", "--optimizer", "adamw", "--log-every", "1"),
-    *("--eval-every", "6", "--checkpoint-every", "10", "--preview-length", "12"),
-)
-SERIES = (
-    *(
-        "series",
-        "--data",
-        "series.csv",
-        "--target",
-        "value",
-        "--cell",
-        "gru",
-        "--hidden-size",
-        "5",
-        "--num-layers",
-        "2",
-    ),
-    *("--dropout", "0.2", "--batch-size", "2", "--seq-len", "4", "--steps", "15", "--clip", "0.3"),
-    *("--schedule", "cosine", "--warmup-steps", "3", "--optimizer", "sgd", "--log-every", "2"),
-    *("--eval-every", "9", "--checkpoint-every", "5"),
-)
-
 
 def run_process(folder: Path, *commands: tuple[str, ...], trap: str = "") -> dict[str, Any]:
     """Run command lines in one process, the trap set before the last one."""
     lines = [f"assert train.run_command({list(command)!r}) == 0" for command in commands[:-1]]
     lines += [trap, f"sys.exit(train.run_command({list(commands[-1])!r}))"]
-    paths = [str(Path(jaxrnn.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(
         [sys.executable, "-c", TRAPS + "\n".join(lines)],
         cwd=folder,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=200,
@@ -89,30 +63,11 @@ def run_process(folder: Path, *commands: tuple[str, ...], trap: str = "") -> dic
     return {"code": ended.returncode, "stdout": ended.stdout, "stderr": ended.stderr}
 
 
-def state_of(run: Path, name: str):
-    """All of a checkpoint, bit for bit, but for the time."""
-    arrays, meta = checkpoint.read(run / "checkpoints" / f"{name}.safetensors")
-    meta["progress"].pop("time_s")
-    bits = {k: (a.dtype, a.shape, a.tobytes()) for k, a in arrays.items()}
-    return bits, meta
-
-
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in VOLATILE} for line in lines]
-
-
-def saved_step(run: Path) -> int:
-    return checkpoint.read(run / "checkpoints" / "last.safetensors")[1]["step"]
-
-
 @pytest.fixture(scope="module")
 def story(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """Both tasks, run without a break and in pieces: six processes, four of them ended early."""
     folder = tmp_path_factory.mktemp("resume")
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    values = [f"{k},{(k * 7) % 13 + k / 10}" for k in range(90)]
-    (folder / "series.csv").write_text("time,value\n" + "\n".join(values))
+    write_data(folder)
     run, resume = folder / "char-cut", ("--resume", "char-cut")
     found: dict[str, Any] = {}
 
@@ -205,20 +160,3 @@ def test_a_series_killed_within_a_group_ends_with_the_same_bits(story):
     assert found["series killed"]["code"] == -9, found["series killed"]["stderr"]
     assert found["series killed"]["step"] == 5
     check_same(folder / "series-whole", folder / "series-cut", num_steps=15)
-
-
-def check_same(whole: Path, cut: Path, num_steps: int) -> None:
-    for name in ("last", "best"):
-        bits, meta = state_of(cut, name)
-        expected_bits, expected_meta = state_of(whole, name)
-        assert bits.keys() == expected_bits.keys()
-        for key, value in expected_bits.items():
-            assert bits[key] == value, f"{key} of {name}"
-        assert meta == expected_meta
-    parts = {key.split("/")[0] for key in expected_bits}
-    assert parts == {"step", "params", "moments", "carry"}
-    assert lines_of(cut) == lines_of(whole)
-    steps = [line["step"] for line in lines_of(cut)]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == num_steps == saved_step(cut)
-    assert {path.name for path in cut.iterdir()} == {path.name for path in whole.iterdir()}
