@@ -75,10 +75,16 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def use_device(device: str, dtype: str = "float32", cpu_shards: int = 1) -> str:
+def use_device(
+    device: str,
+    dtype: str = "float32",
+    cpu_shards: int = 1,
+    join: Callable[[], None] = lambda: None,
+) -> str:
     """Choose where JAX computes, before its first operation; gives the device's name.
 
     ``cpu_shards``: as how many devices JAX should see the CPU, for a batch that they share.
+    ``join`` finds the other processes of a run, where there are any.
 
     Raises InputError for a device that is not there.
     """
@@ -91,6 +97,7 @@ def use_device(device: str, dtype: str = "float32", cpu_shards: int = 1) -> str:
         jax.config.update("jax_platforms", device)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+    join()
     try:
         found = jax.devices()
     except RuntimeError:

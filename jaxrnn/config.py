@@ -19,6 +19,7 @@ from typing import Any, Literal
 from jaxrnn.errors import InputError
 
 BACKENDS = ("scan", "reference")  # those of jaxrnn.recurrence; importing it would start JAX
+MESH = re.compile("data=(?P<data>[1-9][0-9]{0,5})(,hidden=(?P<hidden>[1-9][0-9]{0,5}))?")
 MIN_CELLS = ("mingru", "minlstm")  # of jaxrnn.min_layers, whose backends have one more
 
 
@@ -56,7 +57,7 @@ class TrainConfig(abc.ABC):
     backend: str = "auto"  # of the recurrence: auto, scan, reference; of min* associative, too
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is
-    mesh: str = "auto"  # data=N: N devices (on a CPU: cores) share each batch; auto: by its size
+    mesh: str = "auto"  # data=N,hidden=M: N parts of a batch, M of H (or 1); auto: by their size
     seed: int = 0  # of initial weights and all that is random in training
 
     def __post_init__(self):
@@ -74,22 +75,23 @@ class TrainConfig(abc.ABC):
         is_minimal = getattr(self, "cell", "") in MIN_CELLS
         backends = ("auto", *BACKENDS, *["associative"][:is_minimal])
         self._check("backend", self.backend in backends, f"one of {', '.join(backends)}")
-        is_mesh = self.mesh == "auto" or re.fullmatch("data=[1-9][0-9]{0,5}", self.mesh)
-        self._check("mesh", is_mesh, "auto or data=N with N from 1 on, as data=2")
-        self._check(
-            "mesh",
-            self.batch_size % self.num_shards == 0,
-            f"a number of devices that divides --batch-size {self.batch_size}",
-        )
+        is_mesh = self.mesh == "auto" or MESH.fullmatch(self.mesh)
+        self._check("mesh", is_mesh, "auto, data=N or data=N,hidden=M, as data=2")
+        num_data, num_hidden = self.mesh_shape
+        for name, number in (("batch_size", num_data), ("hidden_size", num_hidden)):
+            value = getattr(self, name)
+            divides = f"a number of devices that divides --{name.replace('_', '-')} {value}"
+            self._check("mesh", value % number == 0, divides)
         self._check("lr", 0 < self.lr < 3.4e38, "above 0")  # the largest float32
         self._check("lr_decay", 0 < self.lr_decay <= 1, "above 0, at most 1")
         self._check("seed", self.seed < 2**32, "less than 2**32")
         self._check("steps", self.steps or self.epochs, "above 0 where epochs is 0")
 
     @property
-    def num_shards(self) -> int:
-        """N of ``mesh``; 1 where it is auto."""
-        return 1 if self.mesh == "auto" else int(self.mesh.removeprefix("data="))
+    def mesh_shape(self) -> tuple[int, int]:
+        """N and M of ``mesh``; 1 and 1 where it is auto."""
+        found = MESH.fullmatch(self.mesh)
+        return (int(found["data"]), int(found["hidden"] or 1)) if found else (1, 1)
 
     @property
     @abc.abstractmethod

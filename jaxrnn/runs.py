@@ -48,6 +48,7 @@ class Run:
     config: TrainConfig
     facts: dict[str, Any]  # the task's, pinned from the data
     about: dict[str, Any]  # versions, git revision, command, time
+    is_written: bool = True  # by this process; of several that train a run one alone writes
 
     @classmethod
     def create(cls, task: str, config: TrainConfig, facts: dict[str, Any]) -> Run:
@@ -98,6 +99,8 @@ class Run:
 
     def write_config(self, config: TrainConfig) -> None:
         """Record the options."""
+        if not self.is_written:
+            return
         files.write_atomically(self.path / "config.toml", to_toml(self.task, config).encode())
 
     @contextlib.contextmanager
@@ -106,6 +109,9 @@ class Run:
 
         Raises InputError where another process trains it.
         """
+        if not self.is_written:
+            yield
+            return
         with open(self.path / "run.json", "r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,6 +136,8 @@ class Run:
         The metrics up to here are made durable before it. The best goes first: a crash in between
         resumes before it, and finds the same best again.
         """
+        if not self.is_written:
+            return
         if (self.path / "metrics.jsonl").exists():
             files.sync(self.path / "metrics.jsonl")
         if best:
@@ -157,7 +165,9 @@ class Run:
                 continue
             try:
                 tree, meta = checkpoint.load(path, like)
-                if errors:  # or the next save would put the damaged one in the whole one's place
+                if (
+                    errors and self.is_written
+                ):  # or the next save would put the damaged one in the whole one's place
                     os.replace(self.checkpoint_path("last"), self.checkpoint_path("damaged"))
                 return tree, meta, "; ".join(errors)
             except InputError as error:
@@ -182,6 +192,8 @@ class Run:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
+        if not self.is_written:
+            return
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -203,6 +215,8 @@ class Run:
 
     def cut_metrics(self, step: int) -> None:
         """Drop what was recorded after ``step``: it will be run again."""
+        if not self.is_written:
+            return
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         files.write_atomically(self.path / "metrics.jsonl", text.encode())

@@ -50,10 +50,6 @@ class StopSignals:
         """The name of the signal that has come, if any."""
         return None if self._received is None else signal.Signals(self._received).name
 
-    def exit_code(self) -> int:
-        """128 and the signal's number, as a shell has it; 0 if none has come."""
-        return 0 if self._received is None else 128 + self._received
-
     def _receive(self, number: int, frame: object) -> None:
         if self._received is None:
             self._received = number

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import os
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -57,6 +61,13 @@ class Command(Generic[Config]):
     """print the options as TOML and end"""
     dry_run: bool = False
     """show data, shapes, parameters and memory, take one step, write nothing"""
+    coordinator: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")] = ""
+    """where the first of several processes listens, all started with the same options and a
+    directory that they share; auto: under SLURM, Open MPI or Kubernetes, and on TPU pods"""
+    num_processes: int = 0
+    """how many there are"""
+    process_id: int = -1
+    """which of them this is, from 0 on"""
 
 
 def main() -> int:
@@ -71,23 +82,32 @@ def run_command(argv: list[str]) -> int:
         print(to_toml(task_name, command.training), end="")
         return 0
     config = command.training
-    shards = config.num_shards
+    num_processes = check_processes(command)
+    shards = max(math.prod(config.mesh_shape) // num_processes, 1)
     if config.mesh == "auto":
-        shards = rules.data_shards("cpu", cli.num_cores(), config.batch_size)
-    device = cli.use_device(config.device, config.dtype, cpu_shards=shards)
+        shards = rules.data_shards("cpu", cli.num_cores(), config.batch_size // num_processes)
+    device = cli.use_device(config.device, config.dtype, shards, lambda: join(command))
 
     # After the device is chosen: importing these may start JAX.
-    from jaxrnn import report
+    from jax.errors import JaxRuntimeError
+
+    from jaxrnn import processes, report
+    from jaxrnn.mesh import device_mesh
     from jaxrnn.progress import Display
     from jaxrnn.tasks import TASKS
-    from jaxrnn.train_step import data_mesh
     from jaxrnn.training import NotFiniteError, total_steps, train
 
     console = report.console()
-    shards = data_mesh(config).size
-    config = dataclasses.replace(config, mesh=f"data={shards}")  # so that it resumes to the bit
-    if shards > 1:
-        device = f"{device}, {shards} parts a batch"
+    console.quiet = not processes.is_first()
+    num_data, num_hidden = device_mesh(config).devices.shape
+    named = f"data={num_data}" + (f",hidden={num_hidden}" if num_hidden > 1 else "")
+    config = dataclasses.replace(config, mesh=named)  # so that it resumes to the bit
+    if num_data > 1:
+        device = f"{device}, {num_data} parts a batch"
+    if num_hidden > 1:
+        device = f"{device}, parameters in {num_hidden} parts"
+    if processes.are_several():
+        device = f"{device}, {num_processes} processes"
     task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
@@ -96,7 +116,13 @@ def run_command(argv: list[str]) -> int:
         check_schedule(resumed.config, config, data)
         run = dataclasses.replace(resumed, config=config)
     else:
-        run = Run.create(task_name, config, data.facts)
+
+        def create() -> str:
+            path = Run.create(task_name, config, data.facts).path
+            return str(path.absolute() if processes.are_several() else path)
+
+        run = Run.open(processes.done_by_first(create))
+    run = dataclasses.replace(run, is_written=processes.is_first())
     console.print(f"data    {data.summary}", markup=False)
     console.print(
         f"run     {run.path}, {total_steps(run.config, data):,} steps on {device}", markup=False
@@ -113,6 +139,17 @@ def run_command(argv: list[str]) -> int:
     except NotFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except JaxRuntimeError as error:
+        if not processes.are_several():
+            raise
+        reason = " ".join(str(error).split())[:160]
+        print(
+            f"error: another process of the run has ended ({reason}); start all of them again "
+            f"with --resume {run.path}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # there is nobody left to say goodbye to
     except OSError as error:
         what = f"{error.filename or run.path}: {error.strerror or error}"
         saved = run.checkpoint_path("last")
@@ -120,7 +157,38 @@ def run_command(argv: list[str]) -> int:
         print(f"error: can't write {what}{later}", file=sys.stderr)
         return 1
     report.outcome(console, task, run, outcome)
-    return 0 if outcome.reason in ("done", "early stop") else stop.exit_code()
+    ended = outcome.reason in ("done", "early stop")
+    return 0 if ended else 128 + signal.Signals[outcome.reason]  # as a shell has it
+
+
+def check_processes(command: Command[Any]) -> int:
+    """How many processes train; raises InputError for options that don't go together."""
+    count, number, place = command.num_processes, command.process_id, command.coordinator
+    if not place:
+        if count or number >= 0:
+            raise InputError("--num-processes and --process-id need --coordinator HOST:PORT")
+        return 1
+    if command.dry_run:
+        raise InputError("--dry-run is for one process; leave --coordinator out")
+    if place == "auto":
+        if count or number >= 0:
+            raise InputError("--coordinator auto finds --num-processes and --process-id by itself")
+        return 1  # how many is known once they have come together
+    if not re.fullmatch(r".+:[0-9]{1,5}", place):
+        raise InputError(f"--coordinator is {place}, expected HOST:PORT, as 10.0.0.1:1234, or auto")
+    if count < 1 or not 0 <= number < count:
+        raise InputError(
+            f"--process-id is {number} of --num-processes {count}, expected 0 to N-1 of N processes"
+        )
+    return count
+
+
+def join(command: Command[Any]) -> None:
+    """Find the other processes, where there are any."""
+    if command.coordinator:
+        from jaxrnn import processes
+
+        processes.start(command.coordinator, command.num_processes, command.process_id)
 
 
 def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:

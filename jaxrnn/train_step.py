@@ -21,13 +21,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import rules
 from jaxrnn.config import StreamConfig, TrainConfig
-from jaxrnn.errors import InputError
+from jaxrnn.mesh import batch_shardings, device_mesh, state_shardings
 from jaxrnn.models import Params, Skeleton, skeleton_of, split
 from jaxrnn.tasks import Task
 
@@ -111,35 +109,6 @@ def steps_per_dispatch(config: TrainConfig, params: Params) -> int:
     return rules.steps_per_dispatch(6 * size * config.batch_size * config.unroll_len)
 
 
-def data_mesh(config: TrainConfig) -> Mesh:
-    """The devices that share each batch, as ``config.mesh`` says or the rules for this machine.
-
-    Raises InputError for more devices than there are.
-    """
-    devices = jax.devices()
-    if config.mesh == "auto":
-        count = rules.data_shards(jax.default_backend(), len(devices), config.batch_size)
-    else:
-        count = config.num_shards
-        if count > len(devices):
-            raise InputError(
-                f"--mesh is {config.mesh}, but JAX finds {len(devices)} devices; use --mesh auto"
-            )
-    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=devices[:count])
-
-
-def shardings(mesh: Mesh) -> tuple[TrainState, NamedSharding, NamedSharding]:
-    """How the state, stacked batches (K, B, ...) and all else lie on the mesh."""
-    everywhere, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, "data"))
-    state = TrainState(everywhere, everywhere, everywhere, rows)  # type: ignore[arg-type]
-    return state, rows, everywhere
-
-
-def on_one_device(tree: Any) -> Any:
-    """The first device's copy of what lies whole on each."""
-    return jax.tree.map(lambda array: array.addressable_data(0), tree)
-
-
 def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     """The same mean loss of (params, batch, carry, key, step), computed in chunks of sqrt(T) steps.
 
@@ -191,7 +160,12 @@ def make_step(
     every count, so that the same steps give the same bits however they are grouped. The state is
     donated. Each device of the mesh has its rows of every batch; gradients are averaged over all.
     """
-    of_state, of_batches, of_all = shardings(data_mesh(config))
+    mesh = device_mesh(config)
+    of_batches, of_all = batch_shardings(mesh)
+    is_cut = mesh.shape["hidden"] > 1
+    # Of a state that is cut each array has a sharding of its own, which it brings along.
+    kinds: Any = (of_all, of_all, of_all, of_batches)
+    of_state = None if is_cut else TrainState(*kinds)
     rate, transform = learning_rate(config, total), optimizer(config)
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
@@ -243,6 +217,10 @@ def make_step(
             return state, metrics
 
         blank = jnp.zeros(starts.shape, jnp.result_type(float))
-        return jax.lax.fori_loop(0, count, body, (state, StepMetrics(blank, blank, blank)))
+        blanks = StepMetrics(blank, blank, blank)
+        state, metrics = jax.lax.fori_loop(0, count, body, (state, blanks))
+        if is_cut:
+            state = jax.lax.with_sharding_constraint(state, state_shardings(state, mesh))
+        return state, metrics
 
     return train_steps

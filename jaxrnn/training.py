@@ -22,20 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import plots, rules
+from jaxrnn import mesh, plots, processes, rules
 from jaxrnn.config import TrainConfig
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
 from jaxrnn.tasks import Data, Task, Validation
-from jaxrnn.train_step import (
-    data_mesh,
-    initial_state,
-    make_step,
-    on_one_device,
-    shardings,
-    steps_per_dispatch,
-)
+from jaxrnn.train_step import initial_state, make_step, steps_per_dispatch
 
 EVAL_CHUNK = 256  # steps of validation in one dispatch
 MAX_SKIPPED = 10  # steps in a row that may be left out
@@ -81,9 +74,14 @@ def total_steps(config: TrainConfig, data: Data) -> int:
     return config.steps or config.epochs * data.train.steps_per_epoch
 
 
-def stack_batches(data: Data, step: int, count: int, capacity: int) -> tuple[Any, ...]:
-    """``capacity`` batches from ``step`` on, in arrays; from ``count`` on they are not read."""
-    batches = [tuple(data.train.batch_at(step + k)) for k in range(count)]
+def stack_batches(
+    data: Data, step: int, count: int, capacity: int, rows: slice = slice(None)
+) -> tuple[Any, ...]:
+    """``capacity`` batches from ``step`` on, in arrays; from ``count`` on they are not read.
+
+    Of each ``rows`` alone.
+    """
+    batches = [tuple(data.train.batch_at(step + k, rows)) for k in range(count)]
     batches += [batches[-1]] * (capacity - count)
     return jax.tree.map(lambda *parts: np.stack(parts), *batches)
 
@@ -162,10 +160,10 @@ def train(
         progress = Progress(**meta["progress"])
         if remark:
             display.line(f"{remark}; going on from the checkpoint before it")
+    processes.wait_for_all("read")  # before the first of them changes anything
     run.write_config(config)  # only now: a run that can't be resumed keeps its own
-    mesh = data_mesh(config)
-    # Copies: the step donates what it is given.
-    state = jax.device_put(jax.tree.map(jnp.array, state), shardings(mesh)[0])
+    devices, rows = mesh.device_mesh(config), mesh.process_rows(config.batch_size)
+    state = mesh.place(state, mesh.state_shardings(state, devices))
     step = int(state.step)
     run.cut_metrics(step)
 
@@ -224,6 +222,12 @@ def train(
             else:
                 write(line)
 
+    def stopping():
+        """The name of a signal; what the processes compute together is done before they agree."""
+        if processes.are_several():
+            jax.block_until_ready(state)
+        return processes.agreed_signal(stop_requested())
+
     def write(new):
         nonlocal line
         line = new
@@ -257,11 +261,11 @@ def train(
         found: dict[str, Any] = evaluate(
             task,
             eval_skeleton,
-            on_one_device(state.params),
+            mesh.on_one_device(state.params),
             data.held_out,
             getattr(config, "eval_streams", 1),
-            carry=state.carry if mesh.size == 1 else None,
-            stop_requested=stop_requested,
+            carry=state.carry if devices.size == 1 else None,
+            stop_requested=stopping,
         )
         value = found[task.monitor]
         if not math.isfinite(value):
@@ -275,7 +279,7 @@ def train(
             progress.bad_validations += 1
         found = {f"val_{k}": v for k, v in found.items()}
         found |= {f"naive_{k}": v for k, v in data.held_out.baseline.items()}
-        if sample := task.preview(eval_skeleton, on_one_device(state.params), last):
+        if sample := task.preview(eval_skeleton, mesh.on_one_device(state.params), last):
             found["sample"] = sample
         return found
 
@@ -283,18 +287,21 @@ def train(
         nonlocal plotted
         meta = {"progress": dataclasses.asdict(progress), "step": step}
         # A finite loss is that of the parameters before the step's update.
-        broken = [k for k, p in state.params.items() if not np.isfinite(np.asarray(p)).all()]
+        saved = mesh.gathered(state)
+        broken = [k for k, p in saved.params.items() if not np.isfinite(p).all()]
         if broken:
             raise NotFiniteError(
                 _not_finite(step, f"after it {', '.join(broken)} is not finite", run)
             )
-        run.save(state, meta, best=progress.best_step == step > 0)
+        run.save(saved, meta, best=progress.best_step == step > 0)
         if time.monotonic() - plotted > PLOT_SECONDS:
             illustrate(lambda: draw(run, task))
             plotted = time.monotonic()
 
     def illustrate(make):
         """Make pictures; a disk that has no room for them does not end the run."""
+        if not run.is_written:
+            return
         try:
             make()
         except OSError as error:
@@ -307,29 +314,25 @@ def train(
             if complete():
                 save()
             else:
-                reason = stop_requested() or reason
+                reason = stopping() or reason
         while step < total and not progress.unvalidated:
             if config.patience and progress.bad_validations >= config.patience:
                 reason = "early stop"
                 break
             timed = capacity if config.steps_per_dispatch else rules.steps_in_time(capacity, step_s)
             count = min(timed, every.next_event(step) - step)
-            count = data.train.num_alike(step, count)
+            count = processes.from_first(data.train.num_alike(step, count))
             with wait.at_most(pending and pending[2].loss):
-                batches = stack_batches(data, step, count, capacity)
+                batches = stack_batches(data, step, count, capacity, rows)
+            batches = mesh.place_batches(batches, devices)
             state, metrics = train_steps(state, *batches, np.int32(count))
             if pending:  # fetched only now, so that the device had work meanwhile
                 record(*pending)
             pending = (step, count, metrics)
             step += count
-            if (
-                stop_requested()
-                or step == total
-                or step % every.save == 0
-                or step % every.evaluate == 0
-            ):
+            if stopping() or step == total or step % every.save == 0 or step % every.evaluate == 0:
                 record(*pending)
-                stop = stop_requested()  # it may have come in the validation
+                stop = stopping()  # it may have come in the validation
                 enough = config.patience and progress.bad_validations >= config.patience
                 due = stop or enough or step == total or step % every.save == 0
                 if due or progress.best_step == step:

@@ -4,7 +4,7 @@ An event is a system call that changes files, a write, a group of steps or a win
 Run as ``python crash_worker.py PLAN``, JSON: ``argv`` of jaxrnn.train; ``root``, below which files
 are watched; ``log``, a file to which each event's name goes; ``at``, a regular expression, and
 ``nth``, which match of it is meant, from 1 on; ``do``: kill_before, kill_after, kill_within (with
-half of a write on the disk), ENOSPC, EIO, or nothing.
+half of a write on the disk), SIGTERM, ENOSPC, EIO, or nothing.
 """
 
 import builtins
@@ -40,6 +40,8 @@ def event(name: str, call, half=lambda: None):
         raise OSError(getattr(errno, what), os.strerror(getattr(errno, what)))
     if what == "kill_before":
         kill()
+    if what == "SIGTERM":
+        os.kill(os.getpid(), signal.SIGTERM)
     if what == "kill_within":
         half()
         kill()

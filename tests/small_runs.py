@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxrnn import checkpoint, train_step, training
+from jaxrnn import checkpoint, mesh, train_step, training
 from jaxrnn.config import CharConfig, TrainConfig
 from jaxrnn.progress import Display
 from jaxrnn.runs import VOLATILE, Run
@@ -47,7 +47,7 @@ def steps_of(config, count=3):
     """Losses, gradient norms and the state after some steps."""
     task, data = TASKS["char"].load(config)
     skeleton, _, state = train_step.initial_state(task, config)
-    state = jax.device_put(state, train_step.shardings(train_step.data_mesh(config))[0])
+    state = mesh.place(state, mesh.state_shardings(state, mesh.device_mesh(config)))
     step = train_step.make_step(task.loss, skeleton, config, count)
     state, metrics = step(state, *training.stack_batches(data, 0, count, count), count)
     return state, metrics

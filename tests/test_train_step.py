@@ -12,7 +12,7 @@ import torch
 from small_runs import assert_same_bits, char_config, steps_of
 from tolerances import assert_close
 
-from jaxrnn import train_step, training
+from jaxrnn import mesh, train_step, training
 from jaxrnn.config import CharConfig
 from jaxrnn.errors import InputError
 from jaxrnn.tasks import TASKS
@@ -258,12 +258,12 @@ def test_devices_that_share_a_batch_do_what_one_does(text_file, cell):
 
 def test_a_mesh_as_large_as_the_machine_and_not_larger(text_file):
     config = char_config(text_file, batch_size=32)
-    assert train_step.data_mesh(config).size == 2  # of the two devices that these tests have
-    assert train_step.data_mesh(dataclasses.replace(config, batch_size=3)).size == 1
+    assert mesh.device_mesh(config).size == 2  # of the two devices that these tests have
+    assert mesh.device_mesh(dataclasses.replace(config, batch_size=3)).size == 1
     with pytest.raises(
         InputError, match=r"--mesh is data=4, but JAX finds 2 devices; use --mesh auto"
     ):
-        train_step.data_mesh(dataclasses.replace(config, mesh="data=4"))
+        mesh.device_mesh(dataclasses.replace(config, mesh="data=4"))
 
 
 @pytest.mark.parametrize("seq_len", [4, 9, 11])  # 2 x 2, 3 x 3, and 2 x 4 and a rest of 3

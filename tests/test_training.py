@@ -257,8 +257,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_checkpoint(
         hidden_size=4, steps=9, checkpoint_every=2, eval_every=100, run=str(tmp_path / "a")
     )
 
-    def poisoned(data, step, count, capacity):
-        inputs, targets, starts = original(data, step, count, capacity)
+    def poisoned(data, step, count, *rest):
+        inputs, targets, starts = original(data, step, count, *rest)
         for k in range(count):
             if step + k == 5:
                 targets[k] = np.nan
@@ -352,8 +352,8 @@ def poison(monkeypatch, steps: set[int]):
     """Targets of these steps, counted from 0, are not numbers."""
     original = training.stack_batches
 
-    def poisoned(data, step, count, capacity):
-        inputs, targets, starts = original(data, step, count, capacity)
+    def poisoned(data, step, count, *rest):
+        inputs, targets, starts = original(data, step, count, *rest)
         for k in range(count):
             if step + k in steps:
                 targets[k] = np.nan

@@ -28,9 +28,10 @@ from torch.nn.functional import one_hot
 from jaxrnn import cli, rules
 from jaxrnn.config import CharConfig, SeriesConfig, from_toml
 from jaxrnn.data.streams import Streams, lesson_targets
+from jaxrnn.mesh import device_mesh, place, state_shardings
 from jaxrnn.tasks import TASKS
 from jaxrnn.train import find_config
-from jaxrnn.train_step import data_mesh, initial_state, make_step, shardings
+from jaxrnn.train_step import initial_state, make_step
 from jaxrnn.training import stack_batches
 
 
@@ -141,9 +142,7 @@ class JaxTrainer:
         skeleton, eval_skeleton, state = initial_state(task, config)
         self.params = state.params
         self.train_steps = make_step(task.loss, skeleton, config, total)
-        self.state = jax.device_put(
-            jax.tree.map(jax.numpy.array, state), shardings(data_mesh(config))[0]
-        )
+        self.state = place(state, state_shardings(state, device_mesh(config)))
 
         @jax.jit
         def loss_of(params, inputs, targets, carry):

@@ -87,7 +87,7 @@ class SineStreams:
     def __init__(self, seq_len: int = 20):
         self.seq_len = seq_len
 
-    def batch_at(self, step: int) -> Batch:
+    def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """Inputs and targets of shape (1, seq_len, 1), float32."""
         times = np.linspace(step * np.pi, (step + 1) * np.pi, self.seq_len + 1)
         values = np.sin(times).astype(np.float32)[None, :, None]

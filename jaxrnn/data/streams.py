@@ -62,13 +62,13 @@ class Streams:
         self.inputs = inputs[:used].reshape(batch_size, -1, *inputs.shape[1:])
         self.targets = targets[:used].reshape(batch_size, -1, *targets.shape[1:])
 
-    def batch_at(self, step: int) -> Batch:
+    def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of a step counted from the start of training; epochs follow each other."""
         k = step % self.steps_per_epoch
         columns = slice(k * self.seq_len, (k + 1) * self.seq_len)
         return Batch(
-            self.inputs[:, columns].astype(_given_dtype(self.inputs), order="C"),
-            self.targets[:, columns].astype(_given_dtype(self.targets), order="C"),
+            self.inputs[rows, columns].astype(_given_dtype(self.inputs), order="C"),
+            self.targets[rows, columns].astype(_given_dtype(self.targets), order="C"),
             np.bool_(k == 0),
         )
 

@@ -69,9 +69,9 @@ class DrawingBatches:
         """Steps in one pass over the drawings."""
         return self.batches.steps_per_epoch
 
-    def batch_at(self, step: int) -> Any:
+    def batch_at(self, step: int, rows: slice = slice(None)) -> Any:
         """See ``Batches``."""
-        strokes, lengths, classes = self.batches.batch_at(step)
+        strokes, lengths, classes = (part[rows] for part in self.batches.batch_at(step))
         if self.num_steps:
             missing = max(self.num_steps + 1 - strokes.shape[1], 0)
             strokes = np.pad(strokes, ((0, 0), (0, missing), (0, 0)), mode="edge")

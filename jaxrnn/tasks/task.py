@@ -35,8 +35,10 @@ class Batches(Protocol):
         """Steps in one pass over the data."""
         ...
 
-    def batch_at(self, step: int) -> Any:
+    def batch_at(self, step: int, rows: slice = slice(None)) -> Any:
         """(inputs, targets, starts) of a step, counted over all epochs: trees of arrays.
+
+        Of a batch's rows those of ``rows`` alone.
 
         The carried state is zeroed before it where ``starts``.
         """

@@ -18,17 +18,11 @@ from jaxrnn.bench.peers.in_jax import ahead_of_time, arrays
 from jaxrnn.bench.workloads import Workload, data, lengths, parameters
 from jaxrnn.config import CharConfig, TrainConfig
 from jaxrnn.layers import LAYERS
+from jaxrnn.mesh import batch_shardings, device_mesh, state_shardings
 from jaxrnn.models import Params, Skeleton, split
 from jaxrnn.models.char_lm import CharLM, generate
 from jaxrnn.models.forecaster import Forecaster
-from jaxrnn.train_step import (
-    TrainState,
-    data_mesh,
-    make_step,
-    optimizer,
-    shardings,
-    steps_per_dispatch,
-)
+from jaxrnn.train_step import TrainState, make_step, optimizer, steps_per_dispatch
 
 
 class Bare(nnx.Module):
@@ -154,8 +148,9 @@ def training(
     step: Any = make_step(loss, skeleton, config, 10**6)
     copies = jax.tree.map(jnp.array, params)
     state = TrainState(jnp.int32(0), copies, optimizer(config).init(copies), carry)
-    of_state, of_batches, of_all = shardings(data_mesh(config))
-    box = [jax.device_put(state, of_state)]
+    mesh = device_mesh(config)
+    of_batches, of_all = batch_shardings(mesh)
+    box = [jax.device_put(state, state_shardings(state, mesh))]
     batches = (
         *jax.device_put(batches_of(count), of_batches),
         jax.device_put(np.zeros(count, bool), of_all),

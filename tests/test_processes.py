@@ -1,0 +1,171 @@
+"""Several devices and several processes: what one device learns, to rounding.
+
+Real processes that meet over gloo on the loopback; one of them killed, one told to stop.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from crashes import SKETCH, check_same, environment, lines_of, saved_step, state_of, write_data
+
+CHAR = (
+    *("char", "--data", "text.txt", "--cell", "lstm", "--hidden-size", "6", "--num-layers", "2"),
+    *("--embedding-size", "4", "--dropout", "0.3", "--batch-size", "4", "--seq-len", "5"),
+    *("--steps", "12", "--log-every", "1", "--eval-every", "6", "--checkpoint-every", "4"),
+    *("--preview-length", "5", "--dtype", "float64", "--steps-per-dispatch", "2"),
+)
+
+
+class Ended(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(folder: Path, *commands: tuple[str, ...], plans: tuple[dict, ...] = ()) -> list[Ended]:
+    """Processes side by side, each with the plan of a ``crash_worker``."""
+    worker = str(Path(__file__).with_name("crash_worker.py"))
+    running = []
+    for number, argv in enumerate(commands):
+        plan: dict[str, Any] = {"argv": argv, "root": str(folder), "log": os.devnull}
+        if plans:
+            plan |= plans[number]
+        running.append(
+            subprocess.Popen(
+                [sys.executable, worker, json.dumps(plan)],
+                cwd=folder,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        ended = [(process, *process.communicate(timeout=250)) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [
+        Ended(process.returncode, out, "\n".join(x for x in err.splitlines() if "[Gloo]" not in x))
+        for process, out, err in ended
+    ]
+
+
+def two(*argv: str) -> list[tuple[str, ...]]:
+    """The same command for two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("--mesh", "data=2", "--coordinator", place, "--num-processes", "2")
+    return [(*argv, *options, "--process-id", str(number)) for number in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory) -> tuple[Path, dict[str, list[Ended]]]:
+    folder = tmp_path_factory.mktemp("processes")
+    write_data(folder)
+    found = {
+        "one": run(folder, (*CHAR, "--run", "one", "--mesh", "data=1")),
+        "four": run(folder, (*CHAR, "--run", "four", "--mesh", "data=4")),
+        "cut": run(folder, (*CHAR, "--run", "cut", "--mesh", "data=2,hidden=3")),
+        "two": run(folder, *two(*CHAR, "--run", "two")),
+        "killed": run(
+            folder,
+            *two(*CHAR, "--run", "killed"),
+            plans=({}, {"at": "steps", "nth": 4, "do": "kill_before"}),
+        ),
+    }
+    shutil.copytree(folder / "killed", folder / "fewer")
+    (folder / "fewer" / "checkpoints" / "step").write_text(str(saved_step(folder / "fewer")))
+    found["fewer"] = run(folder, ("--resume", "fewer", "--mesh", "data=1"))
+    found["resumed"] = run(folder, *two("--resume", "killed"))
+    return folder, found
+
+
+def check_close(folder: Path, name: str) -> None:
+    for checkpoint in ("last", "best"):
+        bits, meta = state_of(folder / name, checkpoint)
+        expected, expected_meta = state_of(folder / "one", checkpoint)
+        assert bits.keys() == expected.keys()
+        assert meta["step"] == expected_meta["step"]
+        for key, (dtype, shape, data) in expected.items():
+            assert bits[key][:2] == (dtype, shape)
+            got = np.frombuffer(bits[key][2], dtype)
+            np.testing.assert_allclose(got, np.frombuffer(data, dtype), 1e-9, 1e-12, err_msg=key)
+    lines, expected_lines = lines_of(folder / name), lines_of(folder / "one")
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    for line, expected in zip(lines, expected_lines, strict=True):
+        assert line.keys() == expected.keys()
+        for key in {"loss", "grad_norm", "lr", "val_nats"} & expected.keys():
+            assert line[key] == pytest.approx(expected[key], rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["four", "cut", "two", "fewer", "resumed"])
+def test_the_same_is_learnt_as_on_one_device(name, story):
+    folder, found = story
+    assert [(e.code, e.stderr) for e in found[name]] == [(0, "")] * len(found[name])
+    check_close(folder, "killed" if name == "resumed" else name)
+
+
+def test_what_one_of_two_processes_says(story):
+    first, second = story[1]["two"]
+    assert "12 steps on cpu, 2 parts a batch, 2 processes" in first.stdout
+    assert "done after step 12" in first.stdout
+    assert [line for line in second.stdout.splitlines() if "[Gloo]" not in line] == []
+
+
+def test_where_a_process_dies_the_other_ends_with_one_line(story):
+    folder, found = story
+    first, second = found["killed"]
+    assert second.code == -signal.SIGKILL
+    assert first.code == 1
+    assert first.stderr.count("\n") == 0
+    assert first.stderr.startswith("error: another process of the run has ended (")
+    assert f"start all of them again with --resume {folder / 'killed'}" in first.stderr
+    assert (folder / "fewer" / "checkpoints" / "step").read_text() == "6"
+
+
+def test_resumed_on_as_many_it_has_the_same_bits(story):
+    folder, _ = story
+    check_same(folder / "two", folder / "killed", num_steps=12)
+
+
+def test_a_sketch_with_parameters_in_parts(tmp_path):
+    write_data(tmp_path)
+    options = (*SKETCH, "--dtype", "float64", "--loss", "log_space")
+    (one,) = run(tmp_path, (*options, "--run", "one"))
+    (cut,) = run(tmp_path, (*options, "--run", "cut", "--mesh", "data=2,hidden=2"))
+    assert (one.code, one.stderr, cut.code, cut.stderr) == (0, "", 0, "")
+    assert "2 parts a batch, parameters in 2 parts" in cut.stdout
+    for line, expected in zip(lines_of(tmp_path / "cut"), lines_of(tmp_path / "one"), strict=True):
+        for key in {"loss", "grad_norm", "val_loss"} & expected.keys():
+            assert line[key] == pytest.approx(expected[key], rel=1e-9)
+
+
+def test_a_signal_to_one_process_stops_both(tmp_path):
+    write_data(tmp_path)
+    commands = two(*CHAR, "--run", "a")
+    ended = run(tmp_path, *commands, plans=({}, {"at": "steps", "nth": 3, "do": "SIGTERM"}))
+    assert [e.code for e in ended] == [143, 143]
+    assert "stopped by SIGTERM after step 6, saved" in ended[0].stdout
+    assert saved_step(tmp_path / "a") == 6
+
+
+def test_an_error_of_the_first_process_is_the_error_of_all(tmp_path):
+    write_data(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("years")
+    ended = run(tmp_path, *two(*CHAR, "--run", "a"))
+    assert [e.code for e in ended] == [2, 2]
+    for one in ended:
+        assert one.stderr.startswith("error: --run a exists already; ")
+    assert os.listdir(tmp_path / "a") == ["thesis.txt"]
