@@ -81,6 +81,8 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
     compile_s = time.perf_counter() - started
     memory = compiled.memory_analysis()
     sizes = {"parameters": state.params, "optimizer": state.moments, "carried state": state.carry}
+    if state.average is not None:
+        sizes["average"] = state.average
     lines: dict[str, float] = {
         name: sum(x.nbytes for x in jax.tree.leaves(tree)) for name, tree in sizes.items()
     }

@@ -89,6 +89,11 @@ def run_command(argv: list[str]) -> int:
     if shards > 1:
         device = f"{device}, {shards} parts a batch"
     task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
+    if config.average == "nt_asgd" and not data.held_out.num_counted:
+        raise InputError(
+            "--average is nt_asgd, expected none or ema: its mean begins when validations get no "
+            "better, and there is nothing to validate on"
+        )
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
         return 0
