@@ -37,7 +37,8 @@ def segment(config, params, ids, targets, state):
     params = {k: p.clone().requires_grad_() for k, p in params.items()}
     nats, _, state = objective(params, ids, targets, state, config, {})
     nats.backward()
-    return nats.item(), {k: p.grad for k, p in params.items()}, state
+    grads: dict[str, Any] = {k: p.grad for k, p in params.items()}
+    return nats.item(), grads, state
 
 
 def in_torch(params):
