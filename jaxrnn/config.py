@@ -46,6 +46,10 @@ class TrainConfig(abc.ABC):
     lr_decay: float = 0.9999  # of the exponential schedule, at each step; 0.999 to 0.99999
     lr_final: float = 0.0  # learning rate at the end of the cosine, or far along the exponential
 
+    average: Literal["none", "ema", "nt_asgd"] = "none"  # of parameters, evaluated in their place
+    ema_decay: float = 0.999  # of the exponential mean, at each step; 0.99 to 0.9999
+    asgd_patience: int = 5  # validations without a better one before nt_asgd's mean begins
+
     eval_every: int = 0  # steps between validations; 0: each epoch
     checkpoint_every: int = 0  # steps between checkpoints; 0: at each validation
     log_every: int = 0  # steps between lines in metrics.jsonl; 0: about 500 lines in all
@@ -70,7 +74,7 @@ class TrainConfig(abc.ABC):
             0,
             *("epochs", "steps", "momentum", "weight_decay", "clip", "clip_value", "warmup_steps"),
             *("lr_final", "eval_every", "checkpoint_every", "log_every", "patience", "min_delta"),
-            *("steps_per_dispatch", "seed"),
+            *("steps_per_dispatch", "seed", "asgd_patience"),
         )
         is_minimal = getattr(self, "cell", "") in MIN_CELLS
         backends = ("auto", *BACKENDS, *["associative"][:is_minimal])
@@ -83,6 +87,7 @@ class TrainConfig(abc.ABC):
             divides = f"a number of devices that divides --{name.replace('_', '-')} {value}"
             self._check("mesh", value % number == 0, divides)
         self._check("lr", 0 < self.lr < 3.4e38, "above 0")  # the largest float32
+        self._check("ema_decay", 0 < self.ema_decay < 1, "above 0, less than 1")
         self._check("lr_decay", 0 < self.lr_decay <= 1, "above 0, at most 1")
         self._check("seed", self.seed < 2**32, "less than 2**32")
         self._check("steps", self.steps or self.epochs, "above 0 where epochs is 0")
@@ -174,12 +179,37 @@ class CharConfig(StreamConfig):
     cell: Literal["lstm", "gru", "rnn", "mingru", "minlstm"] = "lstm"  # min*: of arXiv 2410.01201
     tokens: Literal["characters", "bytes"] = "characters"  # UTF-8 text, or any file at all
     embedding_size: int = 64  # width of a learned embedding, 16 to 512; 0: one-hot
+    tie_embeddings: bool = False  # one weight for the embedding and the decoder
+    weight_drop: float = 0.0  # probability on weights from state to state in training; 0 to 0.5
+    locked_dropout: bool = False  # one mask of --dropout for all steps of a sequence
+    input_dropout: float = 0.0  # probability on what is read of embeddings, locked; 0 to 0.5
+    embedding_dropout: float = 0.0  # probability that a symbol's whole embedding is 0; 0 to 0.2
+    activation_reg: float = 0.0  # alpha * mean(h^2) of the last layer, in the gradient; 0 to 2
+    temporal_reg: float = 0.0  # beta * mean((h_t - h_{t-1})^2), likewise; 0 to 1
+    reset_probability: float = 0.0  # that a stream's state is zeroed before a step; 0 to 0.05
     batches: Literal["next", "lesson"] = "next"  # lesson: a row's last target wraps to its first
     preview_length: int = 300  # characters of sample text after each validation; 0: none
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_least(0, "embedding_size", "preview_length")
+        self._check_least(0, "embedding_size", "preview_length", "activation_reg", "temporal_reg")
+        for name in ("weight_drop", "input_dropout", "embedding_dropout", "reset_probability"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "a probability in 0..1")
+        has_matrix = self.cell not in MIN_CELLS
+        reason = f"0 with --cell {self.cell}, which has no weights from state to state"
+        self._check("weight_drop", has_matrix or not self.weight_drop, reason)
+        for name in ("input_dropout", "embedding_dropout"):
+            reason = "0 with --embedding-size 0: one-hot input has no embedding to drop"
+            self._check(name, self.embedding_size or not getattr(self, name), reason)
+        reason = "False without --dropout, of which it is the kind"
+        self._check("locked_dropout", self.dropout or not self.locked_dropout, reason)
+        reason = "0 with --remat, whose chunks would lose the changes between them"
+        self._check("temporal_reg", not (self.remat and self.temporal_reg), reason)
+        reason = "0 with --seq-len 1, in which nothing changes"
+        self._check("temporal_reg", self.seq_len > 1 or not self.temporal_reg, reason)
+        sizes = f"--embedding-size {self.embedding_size} and --hidden-size {self.hidden_size}"
+        fits = self.embedding_size == self.hidden_size or not self.tie_embeddings
+        self._check("tie_embeddings", fits, f"False with {sizes}, which must then be equal")
 
 
 @dataclasses.dataclass(frozen=True)

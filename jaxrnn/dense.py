@@ -25,7 +25,8 @@ class Linear(nnx.Module):
     """``y = W x + b`` with ``weight (out, in)`` and ``bias (out,)``, as ``torch.nn.Linear``.
 
     ``nnx.Linear`` stores the transposed kernel, which a conversion would have to compute with.
-    Both parameters start as U(-1/sqrt(in), 1/sqrt(in)).
+    Both parameters start as U(-1/sqrt(in), 1/sqrt(in)). If ``tied``, it has a bias alone, and is
+    called with a weight of another layer's.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Linear(nnx.Module):
         out_features: int,
         bias: bool = True,
         *,
+        tied: bool = False,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -42,27 +44,36 @@ class Linear(nnx.Module):
         shape = (check_size("out_features", out_features), in_features)
         self.dtype = None if dtype is None else check_dtype("dtype", dtype)
         self.param_dtype = check_dtype("param_dtype", param_dtype)
-        self.weight = uniform(rngs, shape, bound, self.param_dtype)
+        if not tied:
+            self.weight = uniform(rngs, shape, bound, self.param_dtype)
         has_bias = check_bool("bias", bias)
         self.bias = uniform(rngs, shape[:1], bound, self.param_dtype) if has_bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x (..., in) -> (..., out), accumulated and returned in float32 at least."""
+    def __call__(self, x: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+        """x (..., in) -> (..., out), accumulated and returned in float32 at least.
+
+        ``weight`` (out, in) is in place of its own.
+        """
         dtype = self.dtype or self.param_dtype
-        y = recurrence.matmul_nt(x.astype(dtype), self.weight[...].astype(dtype))
+        weight = self.weight[...] if weight is None else weight
+        y = recurrence.matmul_nt(x.astype(dtype), weight.astype(dtype))
         if self.bias is None:
             return y
         return y + jnp.broadcast_to(self.bias[...].astype(y.dtype), y.shape)
 
 
 class Embedding(nnx.Module):
-    """A row of ``weight (num_embeddings, dim)`` for each id, as ``torch.nn.Embedding``: N(0, 1)."""
+    """A row of ``weight (num_embeddings, dim)`` for each id, as ``torch.nn.Embedding``: N(0, 1).
+
+    With a ``bound`` it starts as U(-bound, bound).
+    """
 
     def __init__(
         self,
         num_embeddings: int,
         embedding_dim: int,
         *,
+        bound: float | None = None,
         rngs: nnx.Rngs,
         param_dtype: DTypeLike = jnp.float32,
     ):
@@ -71,7 +82,10 @@ class Embedding(nnx.Module):
             check_size("embedding_dim", embedding_dim),
         )
         dtype = check_dtype("param_dtype", param_dtype)
-        self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, dtype))
+        if bound is None:
+            self.weight = nnx.Param(jax.random.normal(rngs.params(), shape, dtype))
+        else:
+            self.weight = uniform(rngs, shape, bound, dtype)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """ids (...) -> (..., embedding_dim)."""

@@ -1,7 +1,10 @@
 """Measure a trained model: ``python -m jaxrnn.evaluate RUN [--data FILE]``.
 
 The whole stream is run with carried state and dropout off: nats, bits and perplexity of a text,
-MSE and MAE (of scaled values) of a series beside those of the last-value forecast.
+MSE and MAE (of scaled values) of a series beside those of the last-value forecast. Of a text also,
+where asked for, beside them and under names of their own: the figures at a temperature found while
+reading (``jaxrnn.temperature``), and of a model that learns while it reads
+(``jaxrnn.dynamic_evaluation``).
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -24,6 +27,7 @@ class EvaluateOptions:
     examples:
       python -m jaxrnn.evaluate runs/char-20250101-120000
       python -m jaxrnn.evaluate runs/char-20250101-120000 --data other.txt --streams 64
+      python -m jaxrnn.evaluate runs/char-20250101-120000 --tune-temperature --dynamic
     """
 
     run: Annotated[str, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
@@ -35,6 +39,18 @@ class EvaluateOptions:
     faster, and nearly the same; 1 is exact"""
     checkpoint: Literal["auto", "best", "last"] = "auto"
     """which parameters; auto: the best, or the last where nothing was validated"""
+    tune_temperature: bool = False
+    """of a text: its figures too at the temperature that was best over what came before"""
+    dynamic: bool = False
+    """of a text: its figures too of a model that learns from each segment once it is scored"""
+    dynamic_rule: Literal["rms", "sgd"] = "rms"
+    """rms: steps by the size of the training text's gradients, which takes a pass over it"""
+    dynamic_len: int = 20
+    """symbols of a segment; 5 to 50"""
+    dynamic_lr: float | None = None
+    """of a step; None: 2e-4 of rms, 0.2 of sgd"""
+    dynamic_decay: float | None = None
+    """share of the way back to the trained parameters, at each step; None: 8e-3 of rms, 0 of sgd"""
     json: bool = False
     """print one JSON object instead of a table"""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
@@ -54,13 +70,16 @@ def run_command(argv: list[str]) -> int:
         prog="python -m jaxrnn.evaluate",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    if options.streams < 1:
-        raise InputError(f"--streams is {options.streams}, expected at least 1")
+    _check(options)
     task, skeleton, params, run = cli.open_model(options.run, options.checkpoint, options.device)
 
     from jaxrnn import report
     from jaxrnn.training import evaluate, load_carry
 
+    for name in ("tune_temperature", "dynamic"):
+        if getattr(options, name) and task.name != "char":
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} is of texts alone, {run.path} is of the task {task.name!r}")
     carry = None
     if options.data:
         held_out, name = task.read_evaluation(options.data), options.data
@@ -74,12 +93,73 @@ def run_command(argv: list[str]) -> int:
         if held_out.continues:
             carry = load_carry(task, run, options.checkpoint)
     metrics = evaluate(task, skeleton, params, held_out, options.streams, carry=carry)
+    more: dict[str, dict[str, float]] = {}
+    notes: dict[str, float] = {}
+    if options.tune_temperature:
+        from jaxrnn.temperature import evaluate_tuned
+
+        more["tuned"], notes["temperature"] = evaluate_tuned(
+            task, skeleton, params, held_out, options.streams
+        )
+    if options.dynamic:
+        more["dynamic"] = _dynamic(options, task, skeleton, params, run, held_out)
     if options.json:
         naive = {f"naive_{k}": v for k, v in held_out.baseline.items()}
-        print(json.dumps({"data": name, "positions": held_out.num_counted, **metrics, **naive}))
+        others = {f"{of}_{k}": v for of, values in more.items() for k, v in values.items()}
+        found = {"data": name, "positions": held_out.num_counted, **metrics, **naive}
+        print(json.dumps(found | others | notes))
     else:
-        report.evaluation(task, name, held_out.num_counted, metrics, held_out.baseline)
+        labels = {"tuned": "tuned temperature", "dynamic": "dynamic evaluation"}
+        rows = {name: metrics}
+        rows |= {"last value": held_out.baseline} if held_out.baseline else {}
+        rows |= {labels[of]: values for of, values in more.items()}
+        report.evaluation(task, held_out.num_counted, rows, notes)
     return 0
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Raise InputError for a value out of range, or one that would do nothing."""
+    checks = {
+        "streams": (options.streams >= 1, "at least 1"),
+        "dynamic_len": (options.dynamic_len >= 1, "at least 1"),
+    }
+    for name, value in (
+        ("dynamic_lr", options.dynamic_lr),
+        ("dynamic_decay", options.dynamic_decay),
+    ):
+        checks[name] = (value is None or 0 <= value <= 1, "in 0..1")
+    cli.check_flags(options, checks)
+    unused = {
+        name: (options.dynamic or getattr(options, name) == default, "with --dynamic alone")
+        for name, default in (
+            *(("dynamic_rule", "rms"), ("dynamic_len", 20)),
+            *(("dynamic_lr", None), ("dynamic_decay", None)),
+        )
+    }
+    unused["streams"] = (
+        options.streams == 1 or not options.dynamic,
+        "1 with --dynamic, which reads and learns in order",
+    )
+    cli.check_flags(options, unused)
+
+
+def _dynamic(options: EvaluateOptions, task: Any, skeleton, params, run, held_out: Any) -> Any:
+    """The metrics of dynamic evaluation."""
+    from jaxrnn import dynamic_evaluation
+
+    scales = None
+    if options.dynamic_rule == "rms":
+        _, data = type(task).load(run.config, run.facts)
+        scales = dynamic_evaluation.gradient_scales(
+            skeleton, params, data.train, options.dynamic_len
+        )
+    lr, decay = dynamic_evaluation.DEFAULTS[options.dynamic_rule]
+    how = dynamic_evaluation.Dynamic(
+        options.dynamic_len,
+        lr if options.dynamic_lr is None else options.dynamic_lr,
+        decay if options.dynamic_decay is None else options.dynamic_decay,
+    )
+    return dynamic_evaluation.evaluate(task, skeleton, params, held_out, how, scales)
 
 
 if __name__ == "__main__":

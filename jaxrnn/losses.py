@@ -17,6 +17,17 @@ def cross_entropy(
     return nats.mean() if mask is None else jnp.where(mask, nats, 0).sum()
 
 
+def activation_penalty(
+    y: Float[Array, "B T H"], dropped: Float[Array, "B T H"], alpha: float, beta: float
+) -> Float[Array, ""]:
+    """alpha * mean(dropped^2) + beta * mean((y_t - y_{t-1})^2), of a layer's outputs, T >= 2.
+
+    AR and TAR (arXiv 1708.01009), of outputs with dropout and without, as AWD-LSTM's code has them.
+    """
+    size, change = jnp.square(dropped).mean(), jnp.square(y[:, 1:] - y[:, :-1]).mean()
+    return alpha * size + beta * change
+
+
 def squared_error(
     prediction: Float[Array, "B T O"],
     targets: Float[Array, "B T O"],

@@ -1,7 +1,7 @@
 """How a training state and its batches lie on the devices.
 
 A mesh has two axes: ``data``, along which the rows of each batch are shared, and ``hidden``, along
-which every parameter and its moments are cut into equal parts; XLA moves what a device needs of
+which every parameter, its moments and its mean are cut into equal parts; XLA moves what a device needs of
 the others' parts. Usage::
 
     mesh = device_mesh(config)
@@ -64,7 +64,7 @@ def batch_shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Of a ``TrainState``: parameters and moments by ``hidden``, the carried state by ``data``."""
+    """Of a ``TrainState``: parameters, their moments and mean by ``hidden``, the carried state by ``data``."""
     rows, everywhere = batch_shardings(mesh)
     num_parts = mesh.shape["hidden"]
 
@@ -74,7 +74,8 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
             return everywhere
         return NamedSharding(mesh, P(*[None] * axes[0], "hidden"))
 
-    found = {name: jax.tree.map(cut, getattr(state, name)) for name in ("params", "moments")}
+    names = ("params", "moments", "average")
+    found = {name: jax.tree.map(cut, getattr(state, name)) for name in names}
     carry = jax.tree.map(lambda _: rows, state.carry)
     return state._replace(step=everywhere, carry=carry, **found)
 

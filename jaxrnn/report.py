@@ -81,6 +81,8 @@ def dry_run(console: Console, task: Task, data: Data, config: TrainConfig, devic
     compile_s = time.perf_counter() - started
     memory = compiled.memory_analysis()
     sizes = {"parameters": state.params, "optimizer": state.moments, "carried state": state.carry}
+    if state.average is not None:
+        sizes["average"] = state.average
     lines: dict[str, float] = {
         name: sum(x.nbytes for x in jax.tree.leaves(tree)) for name, tree in sizes.items()
     }
@@ -164,12 +166,13 @@ def console() -> Console:
 
 
 def evaluation(
-    task: Task, name: str, num_counted: int, metrics: dict[str, float], naive: dict[str, float]
+    task: Task, num_counted: int, rows: dict[str, dict[str, float]], notes: dict[str, float]
 ) -> None:
-    """The table of ``jaxrnn.evaluate``."""
+    """The table of ``jaxrnn.evaluate``, and numbers to note."""
     out = console()
-    rows = {name: metrics, **({"last value": naive} if naive else {})}
     out.print(metrics_table(rows, NOTES[task.name]))
     carried = "" if task.name == "sketch" else ", the state carried through"
     unit = "drawings" if task.name == "sketch" else "positions"
     out.print(f"over {num_counted:,} {unit}{carried}")
+    for name, value in notes.items():
+        out.print(f"{name} at the end: {value:.4g}")

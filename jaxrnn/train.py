@@ -109,6 +109,11 @@ def run_command(argv: list[str]) -> int:
     if processes.are_several():
         device = f"{device}, {num_processes} processes"
     task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
+    if config.average == "nt_asgd" and not data.held_out.num_counted:
+        raise InputError(
+            "--average is nt_asgd, expected none or ema: its mean begins when validations get no "
+            "better, and there is nothing to validate on"
+        )
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
         return 0

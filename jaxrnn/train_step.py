@@ -23,13 +23,19 @@ from flax import nnx
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
-from jaxrnn import rules
-from jaxrnn.config import StreamConfig, TrainConfig
+from jaxrnn import averaging, rules
+from jaxrnn.averaging import Average, initial_average
+from jaxrnn.config import CharConfig, StreamConfig, TrainConfig
+from jaxrnn.dropout import dropped, weight_drop
 from jaxrnn.mesh import batch_shardings, device_mesh, state_shardings
 from jaxrnn.models import Params, Skeleton, skeleton_of, split
 from jaxrnn.tasks import Task
 
-LATENT = 2**31  # folded into a step's key for what a latent vector is drawn by
+# Folded into a step's key, for what is drawn besides dropout's masks:
+LATENT = 2**31  # latent vectors
+LOCKED = 2**31 + 1  # masks that a whole sequence has in common
+WEIGHTS = 2**31 + 2  # masks of recurrent weights
+RESETS = 2**31 + 3  # which states are zeroed
 
 
 class TrainState(NamedTuple):
@@ -39,6 +45,12 @@ class TrainState(NamedTuple):
     params: Params
     moments: Any  # the optimizer's
     carry: Any  # the recurrent state at the end of the last batch
+    average: Average | None = None  # of the parameters, where there is one
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters to evaluate, sample and export."""
+        return self.params if self.average is None else self.average.params
 
 
 class StepMetrics(NamedTuple):
@@ -97,7 +109,8 @@ def initial_state(task: Task, config: TrainConfig) -> tuple[Skeleton, Skeleton, 
     train_skeleton = dataclasses.replace(skeleton_of(model), rest=rest)
     model.eval()
     eval_skeleton = dataclasses.replace(skeleton_of(model), rest=rest)
-    state = TrainState(jnp.int32(0), params, optimizer(config).init(params), carry)
+    moments, average = optimizer(config).init(params), initial_average(config, params)
+    state = TrainState(jnp.int32(0), params, moments, carry, average)
     return train_skeleton, eval_skeleton, state
 
 
@@ -141,6 +154,31 @@ def in_chunks(loss_of: Callable[..., Any]) -> Callable[..., Any]:
     return loss_in_chunks
 
 
+def on_dropped_weights(loss_of: Callable[..., Any], rate: float) -> Callable[..., Any]:
+    """The same loss of (params, batch, carry, key, step), one mask on each recurrent weight."""
+
+    def loss_on_dropped_weights(params, batch, carry, key, step):
+        params = weight_drop(params, rate, jax.random.fold_in(key, WEIGHTS))
+        return loss_of(params, batch, carry, key, step)
+
+    return loss_on_dropped_weights
+
+
+def with_resets(carry: Any, rate: float, key: Array) -> Any:
+    """States (L, B, ...), those of each stream zeroed with probability ``rate``.
+
+    As Melis et al. reset them (arXiv 1707.05589), so that a text's beginning is seen more often.
+    """
+
+    def reset(member):
+        batch_size = member.shape[1]
+        kept = dropped(jnp.ones(batch_size), rate, key) > 0
+        shape = (1, batch_size, *[1] * (member.ndim - 2))
+        return jnp.where(kept.reshape(shape), member, jnp.zeros_like(member))
+
+    return jax.tree.map(reset, carry)
+
+
 def by_rows(gradient: Float[Array, "..."]) -> Float[Array, "..."]:
     """The same array, its last axis contiguous in memory, as its parameter's is; inside jit.
 
@@ -164,22 +202,28 @@ def make_step(
     of_batches, of_all = batch_shardings(mesh)
     is_cut = mesh.shape["hidden"] > 1
     # Of a state that is cut each array has a sharding of its own, which it brings along.
-    kinds: Any = (of_all, of_all, of_all, of_batches)
+    kinds: Any = (of_all, of_all, of_all, of_batches, of_all)
     of_state = None if is_cut else TrainState(*kinds)
     rate, transform = learning_rate(config, total), optimizer(config)
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def loss_of(params, batch, carry, key, step):
         inputs, targets = batch
-        rngs = nnx.Rngs(dropout=key, latent=jax.random.fold_in(key, LATENT))
+        # Not by ``key``, which each chunk has its own of.
+        locked = jax.random.fold_in(jax.random.fold_in(dropout_key, step), LOCKED)
+        rngs = nnx.Rngs(dropout=key, latent=jax.random.fold_in(key, LATENT), locked=locked)
         return loss_fn(skeleton.merge(params), inputs, targets, carry, rngs, step)
 
     if isinstance(config, StreamConfig) and config.remat:
         loss_of = in_chunks(loss_of)
+    if isinstance(config, CharConfig) and config.weight_drop:
+        loss_of = on_dropped_weights(loss_of, config.weight_drop)
 
     def train_step(state, inputs, targets, starts):
         zeroed = jax.tree.map(lambda s: jnp.where(starts, jnp.zeros_like(s), s), state.carry)
         key = jax.random.fold_in(dropout_key, state.step)
+        if isinstance(config, CharConfig) and config.reset_probability:
+            zeroed = with_resets(zeroed, config.reset_probability, jax.random.fold_in(key, RESETS))
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         batch = (inputs, targets)
         (loss, carry), grads = value_and_grad(state.params, batch, zeroed, key, state.step)
@@ -195,12 +239,14 @@ def make_step(
         updates, moments = transform.update(grads, state.moments, state.params)
         lr = rate(state.step)
         params = jax.tree.map(lambda p, u: p - lr.astype(p.dtype) * u, state.params, updates)
-        new = TrainState(state.step + 1, params, moments, carry)
+        number = state.step + 1
+        new = TrainState(number, params, moments, carry)
         if config.not_finite == "skip":
             is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-            left_out = TrainState(new.step, state.params, state.moments, zeroed)
+            left_out = TrainState(number, state.params, state.moments, zeroed)
             new = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, left_out)
-        return new, StepMetrics(loss, grad_norm, lr)
+        average = state.average and averaging.update(config, state.average, new.params, number)
+        return new._replace(average=average), StepMetrics(loss, grad_norm, lr)
 
     @functools.partial(
         jax.jit,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import mesh, plots, processes, rules
+from jaxrnn import averaging, mesh, plots, processes, rules
 from jaxrnn.config import TrainConfig
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
@@ -48,6 +49,7 @@ class Progress:
     skipped: int = 0  # steps left out, all in all, and those just before
     skipped_last: int = 0
     unvalidated: dict[str, Any] | None = None  # a line whose validation a signal broke off
+    validations: list[float] = dataclasses.field(default_factory=list)  # while nt_asgd waits
     time_s: float = 0.0
 
 
@@ -126,9 +128,16 @@ def evaluate(
 def load_model(
     task: Task, run: Run, checkpoint: str = "auto"
 ) -> tuple[Skeleton, Params, dict[str, Any]]:
-    """A run's model for inference: its skeleton, the best, last or default parameters, the meta."""
+    """A run's model for inference: its skeleton, the best, last or default parameters, the meta.
+
+    Where the run averages its parameters, they are the average.
+    """
     _, skeleton, state = initial_state(task, run.config)
-    params, meta = run.load_part("params", state.params, checkpoint)
+    if state.average is None:
+        params, meta = run.load_part("params", state.params, checkpoint)
+    else:
+        average, meta = run.load_part("average", state.average, checkpoint)
+        params = average.params
     return skeleton, jax.tree.map(jnp.array, params), meta
 
 
@@ -261,15 +270,19 @@ def train(
         found: dict[str, Any] = evaluate(
             task,
             eval_skeleton,
-            mesh.on_one_device(state.params),
+            mesh.on_one_device(state.evaluated),
             data.held_out,
             getattr(config, "eval_streams", 1),
             carry=state.carry if devices.size == 1 else None,
             stop_requested=stopping,
         )
+        # Another machine may round otherwise, and decide otherwise.
+        found = json.loads(processes.done_by_first(functools.partial(json.dumps, found)))
         value = found[task.monitor]
         if not math.isfinite(value):
             raise NotFiniteError(_not_finite(last, f"the validation gives {value}", run))
+        if config.average == "nt_asgd":
+            await_stall(last, value)
         if progress.best is None or value < progress.best:
             progress.best, progress.best_step = value, last
         reference = progress.improved_on
@@ -279,9 +292,23 @@ def train(
             progress.bad_validations += 1
         found = {f"val_{k}": v for k, v in found.items()}
         found |= {f"naive_{k}": v for k, v in data.held_out.baseline.items()}
-        if sample := task.preview(eval_skeleton, mesh.on_one_device(state.params), last):
+        if sample := task.preview(eval_skeleton, mesh.on_one_device(state.evaluated), last):
             found["sample"] = sample
         return found
+
+    def await_stall(last, value):
+        """Begin the mean of NT-ASGD after the first validation that asks for it."""
+        nonlocal state
+        assert state.average is not None
+        if int(state.average.start) != averaging.NEVER:
+            return
+        progress.validations.append(value)
+        if averaging.has_stalled(progress.validations, config.asgd_patience):
+            average = averaging.begun(state.average, last)
+            start = mesh.place(average.start, mesh.batch_shardings(devices)[1])
+            state = state._replace(average=average._replace(start=start))
+            progress.validations = []
+            display.line(f"the mean of the parameters begins after step {last}")
 
     def save():
         nonlocal plotted

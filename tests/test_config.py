@@ -45,11 +45,18 @@ RANGES = {
     "backend": st.sampled_from(["auto", "scan", "reference"]),
     "seed": st.integers(0, 2**32 - 1),
     "steps": st.integers(1, 10**9),
-    "recurrent_dropout": st.floats(0, 1),
+    **dict.fromkeys(
+        (
+            *("recurrent_dropout", "weight_drop", "input_dropout", "embedding_dropout"),
+            "reset_probability",
+        ),
+        st.floats(0, 1),
+    ),
     "drop_points": st.floats(0, 1),
     "random_scale": st.floats(0, 0.999),
     "kl_decay": st.floats(0.001, 1),
     "lr_decay": st.floats(0.001, 1),
+    "ema_decay": st.floats(0.001, 0.9999),
 }
 
 
@@ -82,6 +89,14 @@ def configs(draw):
     task = draw(st.sampled_from(sorted(CONFIGS)))
     hints = typing.get_type_hints(CONFIGS[task])
     values = {name: draw(strategy_of(name, hint)) for name, hint in hints.items()}
+    if values.get("cell") in config_module.MIN_CELLS:
+        values["weight_drop"] = 0.0
+    if not values.get("dropout"):
+        values.pop("locked_dropout", None)
+    if values.get("remat") or values.get("seq_len") == 1:
+        values.pop("temporal_reg", None)
+    if values.get("tie_embeddings"):
+        values["embedding_size"] = values["hidden_size"]
     return task, CONFIGS[task](**values)
 
 
@@ -190,11 +205,15 @@ BAD_VALUES = [
     ("cell", 3, "--cell is 3, expected one of lstm, gru, rnn"),
     ("cell", ["gru"], "--cell is ['gru'], expected one of lstm, gru, rnn"),
     *(
+        ("ema_decay", decay, f"--ema-decay is {decay}, expected above 0, less than 1")
+        for decay in (0.0, 1.0)
+    ),
+    *(
         (name, -1, f"--{name.replace('_', '-')} is -1, expected at least 0")
         for name in (
             *("epochs", "steps", "momentum", "weight_decay", "warmup_steps", "lr_final"),
             *("eval_every", "checkpoint_every", "log_every", "patience", "min_delta", "seed"),
-            "steps_per_dispatch",
+            *("steps_per_dispatch", "asgd_patience"),
         )
     ),
 ]
@@ -244,6 +263,56 @@ def test_bad_values_of_drawings_only(name, value, expected):
 def test_bad_values_of_characters_only(name):
     flag = name.replace("_", "-")
     assert message(CharConfig, **{name: -1}) == f"--{flag} is -1, expected at least 0"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        *(
+            ({name: 1.5}, f"--{name.replace('_', '-')} is 1.5, expected a probability in 0..1")
+            for name in (
+                *("weight_drop", "input_dropout", "embedding_dropout", "reset_probability"),
+            )
+        ),
+        *(
+            ({name: -1.0}, f"--{name.replace('_', '-')} is -1.0, expected at least 0")
+            for name in ("activation_reg", "temporal_reg")
+        ),
+        (
+            {"cell": "mingru", "weight_drop": 0.5},
+            "--weight-drop is 0.5, expected 0 with --cell mingru, which has no weights from state "
+            "to state",
+        ),
+        *(
+            (
+                {"embedding_size": 0, name: 0.5},
+                f"--{name.replace('_', '-')} is 0.5, expected 0 with --embedding-size 0: one-hot "
+                "input has no embedding to drop",
+            )
+            for name in ("input_dropout", "embedding_dropout")
+        ),
+        (
+            {"locked_dropout": True},
+            "--locked-dropout is True, expected False without --dropout, of which it is the kind",
+        ),
+        (
+            {"temporal_reg": 1.0, "remat": True},
+            "--temporal-reg is 1.0, expected 0 with --remat, whose chunks would lose the changes "
+            "between them",
+        ),
+        (
+            {"temporal_reg": 1.0, "seq_len": 1},
+            "--temporal-reg is 1.0, expected 0 with --seq-len 1, in which nothing changes",
+        ),
+        (
+            {"tie_embeddings": True},
+            "--tie-embeddings is True, expected False with --embedding-size 64 and --hidden-size "
+            "256, which must then be equal",
+        ),
+    ],
+)
+def test_options_of_characters_that_do_not_fit_each_other(options, expected):
+    assert message(CharConfig, **options) == expected
 
 
 def test_an_unknown_backend_is_refused_before_a_run_is_made():

@@ -106,6 +106,12 @@ def _check(config: Mapping[str, Any], header: Mapping[str, Mapping[str, Any]]) -
     sizes, others, carried = _MODELS[config["model"]]
     arguments, dtype = config["arguments"], config["dtype"]
     expected = {*sizes, *others}
+    if "embedding_size" in expected and "tie_embeddings" in arguments:
+        expected.add("tie_embeddings")
+        if arguments["tie_embeddings"] is not True:
+            raise ValueError(f"tie_embeddings is {arguments['tie_embeddings']!r}, expected true")
+        if arguments["embedding_size"] != arguments["hidden_size"]:
+            raise ValueError("tie_embeddings is true, and embedding_size is not hidden_size")
     if set(arguments) != expected:
         raise ValueError(f"arguments are {', '.join(arguments)}, expected {', '.join(expected)}")
     for name in sizes:

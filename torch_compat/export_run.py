@@ -19,6 +19,7 @@ import jax
 import jaxrnn
 from jaxrnn.errors import InputError
 from jaxrnn.files import write_atomically
+from jaxrnn.models import split
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from jaxrnn.training import load_model
@@ -123,7 +124,7 @@ def export_run(
             verify.check(rows)
     return Export(
         subject.description[0],
-        sum(array.size for array in subject.arrays.values()),
+        sum(array.size for array in split(subject.model)[1].values()),
         meta["name"],
         meta["step"],
         {file: len(data) for file, data in contents.items()},

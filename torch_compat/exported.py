@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from jaxrnn.errors import InputError
 from torch_compat import directory as directories
 from torch_compat import layout
-from torch_compat.modules import MODELS
+from torch_compat.modules import MODELS, CharLM
 
 
 def load(directory: str | Path) -> nn.Module:
@@ -34,7 +34,7 @@ def load(directory: str | Path) -> nn.Module:
     carried = {key: config[key] for key in directories.CARRIED if key in config}
     arrays = {key: _as_array(tensor) for key, tensor in tensors.items()}
     try:
-        order = layout.convert(arrays, layout.expected(name, arguments))
+        order = layout.parameters(name, arguments, arrays)
     except InputError as error:
         raise InputError(f"{directory / directories.WEIGHTS}: {error}") from None
     with torch.device("meta"):
@@ -49,6 +49,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """
     dtype = next(iter(tensors.values())).dtype
     module = module.to(dtype).to_empty(device="cpu")
+    if isinstance(module, CharLM):
+        module.tie()  # moved off 'meta', each of its names has a parameter of its own
     module.load_state_dict(tensors)
     return module.eval()
 

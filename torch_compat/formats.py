@@ -116,7 +116,7 @@ def _filled(subject: Subject, path: Path, arrays: dict[str, np.ndarray]) -> Any:
     from torch_compat.convert import as_tensor
 
     try:
-        arrays = layout.convert(arrays, layout.expected(*subject.description))
+        arrays = layout.parameters(*subject.description, arrays)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     twin = copy.deepcopy(subject.twin)

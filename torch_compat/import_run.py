@@ -53,6 +53,11 @@ class Weights:
     arrays: dict[str, np.ndarray]  # under our names
     carried: dict[str, Any]  # the vocabulary, scaler or strokes, where the file has them
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether embedding and decoder are one weight."""
+        return bool(self.arguments.get("tie_embeddings"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Import:
@@ -66,8 +71,9 @@ class Import:
 
     @property
     def num_parameters(self) -> int:
-        """Of the model."""
-        return sum(array.size for array in self.weights.arrays.values())
+        """Of the model; a weight that two names share counts once."""
+        shared = self.weights.arrays[layout.TIED[1]].size if self.weights.is_tied else 0
+        return sum(array.size for array in self.weights.arrays.values()) - shared
 
 
 def import_run(
@@ -124,6 +130,7 @@ def import_run(
             raise InputError(f"--tokens is {tokens!r}, the vocabulary in {source} is of {kind}")
         options["tokens"] = kind or tokens or config.tokens
         options["embedding_size"] = weights.arguments["embedding_size"]
+        options["tie_embeddings"] = weights.is_tied
     elif isinstance(config, SeriesConfig) and (data or config.data):
         carried = weights.carried.get("scaler", {}).get("target", "")
         options["target"] = target or config.target or carried
@@ -146,10 +153,11 @@ def import_run(
             written = Run.create(task_name, dataclasses.replace(config, run=str(temporary)), facts)
             written.write_config(dataclasses.replace(written.config, run=str(path)))
             meta = {"progress": dataclasses.asdict(Progress()), "step": 0}
-            written.save(state._replace(params=params), meta)
+            average = state.average and state.average._replace(params=params)
+            written.save(state._replace(params=params, average=average), meta)
             _, found, _ = load_model(task, written)
-            for key, array in weights.arrays.items():
-                np.testing.assert_array_equal(np.asarray(found[key]), array)
+            for key, array in found.items():
+                np.testing.assert_array_equal(np.asarray(array), weights.arrays[key])
     notes = []
     if getattr(config, "cell", "") == "rnn":
         notes.append("the RNN's nonlinearity is presumed to be tanh: weights do not tell")
@@ -196,7 +204,7 @@ def read(source: Path) -> Weights:
             carried = {"vocabulary": {"kind": "characters", "symbols": "".join(extras["tokens"])}}
             arguments["dropout"] = 0.5  # which its file does not tell: what its net starts with
     try:
-        arrays = layout.convert(arrays, layout.expected(name, arguments))
+        arrays = layout.parameters(name, arguments, arrays)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return Weights(name, arguments, arrays, carried)
@@ -320,7 +328,7 @@ def recognise(
     if not is_text and (sketch := layout.read_sketch_rnn(shapes)):
         return "SketchRNN", sketch, arrays
     if blocks := layout.read_min_char_lm(shapes):
-        return "MinCharLM", blocks, arrays
+        return "MinCharLM", blocks | _tied(arrays), arrays
     try:
         found = layout.find(shapes)
     except InputError as error:
@@ -362,11 +370,16 @@ def recognise(
         weight = arrays[f"{embeddings[0]}.weight"]
         renamed["embedding.weight"] = weight
         embedding_size = weight.shape[-1] if weight.ndim == 2 else 0
-        return (
-            "CharLM",
-            {"num_symbols": outputs, "embedding_size": embedding_size, **body},
-            renamed,
-        )
+        arguments = {"num_symbols": outputs, "embedding_size": embedding_size, **body}
+        return "CharLM", arguments | _tied(renamed), renamed
     if sizes["input_size"] == outputs == 1 and not is_text:
         return "Forecaster", {"input_size": 1, "output_size": 1, **body}, renamed
     return "CharLM", {"num_symbols": outputs, "embedding_size": 0, **body}, renamed
+
+
+def _tied(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The argument of a model whose embedding and decoder are one weight, and so have its bits."""
+    ours, theirs = (arrays.get(name) for name in layout.TIED)
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        return {}
+    return {"tie_embeddings": True} if ours.tobytes() == theirs.tobytes() else {}

@@ -45,6 +45,9 @@ MIN_GATES = {"mingru": 2, "minlstm": 3}
 
 MIN_CONV_WIDTH, MIN_EXPANSION, MIN_MLP_EXPANSION = 4, 2, 4  # of the blocks around them
 
+TIED = ("embedding.weight", "decoder.weight")
+"""The names in a state dict of the one weight of a tied model; jaxrnn has the first alone."""
+
 SKETCH_POINT = 5  # numbers of a point that SketchRNN reads
 
 
@@ -402,6 +405,24 @@ def convert(arrays: Mapping[str, np.ndarray], expected: Shapes) -> dict[str, np.
     if wrong:
         raise InputError(f"parameters don't fit: {'; '.join(wrong)}")
     return {name: arrays[name] for name in expected}
+
+
+def parameters(
+    name: str, arguments: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """``convert`` to those of the class ``name`` constructed with ``arguments``.
+
+    Raises InputError as it does, and where a tied model's two names hold two weights.
+    """
+    found = convert(arrays, expected(name, arguments))
+    if arguments.get("tie_embeddings"):
+        ours, theirs = (found[weight] for weight in TIED)
+        if ours.shape != theirs.shape or ours.tobytes() != theirs.tobytes():
+            raise InputError(
+                f"parameters don't fit: {' and '.join(TIED)} differ, expected one weight: "
+                "tie_embeddings is true"
+            )
+    return found
 
 
 def _is_floating(dtype: np.dtype) -> bool:

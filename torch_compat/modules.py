@@ -35,6 +35,7 @@ class CharLM(nn.Module):
 
     ``vocabulary`` is ``{"kind": "characters", "symbols": "\\n abc"}``, a symbol's id being its
     place, or ``{"kind": "bytes", "symbols": ""}`` with 256 ids; ``embedding_size`` 0 is one-hot.
+    With ``tie_embeddings`` the decoder's weight is the embedding's, of ``hidden_size`` columns.
     """
 
     def __init__(
@@ -46,8 +47,14 @@ class CharLM(nn.Module):
         dropout: float = 0.0,
         embedding_size: int = 0,
         vocabulary: dict[str, str] | None = None,
+        tie_embeddings: bool = False,
     ):
         super().__init__()
+        if tie_embeddings and embedding_size != hidden_size:
+            raise ValueError(
+                f"embedding_size is {embedding_size}, expected hidden_size={hidden_size}: the "
+                "decoder's weight is the embedding's"
+            )
         self.arguments = {
             "num_symbols": num_symbols,
             "cell": cell,
@@ -56,6 +63,8 @@ class CharLM(nn.Module):
             "dropout": dropout,
             "embedding_size": embedding_size,
         }
+        if tie_embeddings:
+            self.arguments["tie_embeddings"] = True
         self.num_symbols = num_symbols
         self.vocabulary = _checked_vocabulary(vocabulary, num_symbols)
         self.embedding = nn.Embedding(num_symbols, embedding_size) if embedding_size else None
@@ -63,6 +72,12 @@ class CharLM(nn.Module):
         self.rnn: Any = self.layers(cell, width, hidden_size, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.decoder = nn.Linear(hidden_size, num_symbols)
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the decoder's weight the embedding's, where they are one."""
+        if self.embedding is not None and self.arguments.get("tie_embeddings"):
+            self.decoder.weight = self.embedding.weight
 
     def layers(
         self, cell: str, input_size: int, hidden_size: int, num_layers: int, dropout: float
@@ -265,7 +280,7 @@ def load(directory: str | Path | None = None) -> nn.Module:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     carried = {key: config[key] for key in ("vocabulary", "scaler", "strokes") if key in config}
     model = globals()[config["model"]](**config["arguments"], **carried)
-    model = model.to(getattr(torch, config["dtype"]))
+    model = model.to(getattr(torch, config["dtype"]))  # what is tied stays so
     model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval()
 

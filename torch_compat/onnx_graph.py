@@ -71,7 +71,7 @@ def build(
     dtype = next((array.dtype.name for array in arrays.values()), "float32")
     if reason := refusal(name, arguments, dtype):
         raise InputError(f"can't be written to ONNX: {reason}")
-    graph = _Graph(onnx, layout.convert(arrays, layout.expected(name, arguments)))
+    graph = _Graph(onnx, layout.parameters(name, arguments, arrays))
     rnn = _Recurrent(name, arguments)
     batch_time = ["batch", "time"] if rnn.batch_first else ["time", "batch"]
     if name == "CharLM":

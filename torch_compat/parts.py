@@ -64,7 +64,10 @@ def arrays_of(module: nnx.Module) -> dict[str, np.ndarray]:
     """
     _, params = split(module)
     arrays = {key: np.asarray(value) for key, value in params.items()}
-    return layout.convert(arrays, layout.expected(*describe(module)))
+    name, arguments = describe(module)
+    if arguments.get("tie_embeddings"):
+        arrays[layout.TIED[1]] = arrays[layout.TIED[0]]
+    return layout.parameters(name, arguments, arrays)
 
 
 def build(
@@ -79,7 +82,9 @@ def build(
 
     Raises InputError for parameters that are not exactly its own.
     """
-    arrays = layout.convert(arrays, layout.expected(name, arguments))
+    arrays = layout.parameters(name, arguments, arrays)
+    if arguments.get("tie_embeddings"):
+        del arrays[layout.TIED[1]]
     dtype = next(iter(arrays.values())).dtype
     target: Any = MODELS.get(name) or getattr(jaxrnn, name)
     # Of shapes alone: nothing is drawn, and nothing compiled.
@@ -103,6 +108,8 @@ def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
     if type(module) is CharLM or type(module) is MinCharLM:
         embedding_size = 0 if module.embedding is None else module.embedding.weight.shape[1]
         own = {"num_symbols": module.num_symbols, "embedding_size": embedding_size}
+        if module.tie_embeddings:
+            own["tie_embeddings"] = True
     elif type(module) is Forecaster:
         output_size = module.decoder.weight.shape[0]
         own = {"input_size": module.rnn.input_size, "output_size": output_size}

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.models.min_blocks import MinCharLM
 from jaxrnn.models.sketch_rnn import SketchRNN
 from torch_compat import layout, sides
+from torch_compat.parts import arrays_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,8 +86,8 @@ class Reference:
 
     def __init__(self, model: nnx.Module):
         self.model = model
-        _, self.params = split(model)
-        self.stored = jnp.dtype(next(iter(self.params.values())).dtype)
+        self.arrays = arrays_of(model)
+        self.stored = jnp.dtype(next(iter(self.arrays.values())).dtype)
         self.names = MIN_NAMES if isinstance(model, MinCharLM) else NAMES
         rnn: Any = getattr(model, "rnn", model)
         if isinstance(model, SketchRNN):
@@ -176,11 +176,10 @@ def compare_parameters(
 
     Raises InputError where those of the two have other names or shapes.
     """
-    shapes = {name: value.shape for name, value in reference.params.items()}
-    arrays = layout.convert(theirs, shapes)
+    ours = reference.arrays
+    arrays = layout.convert(theirs, {name: value.shape for name, value in ours.items()})
     pairs = [
-        ("parameters", np.asarray(value, np.float64), arrays[name])
-        for name, value in reference.params.items()
+        ("parameters", np.asarray(value, np.float64), arrays[name]) for name, value in ours.items()
     ]
     rows = _each(form, reference.stored.name, pairs, 0.0)
     return max(rows, key=lambda row: row.difference)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import rules
 from jaxrnn.dense import Embedding
+from jaxrnn.dropout import Dropout
 from jaxrnn.models import Params, Skeleton, split
 from jaxrnn.models.recurrent_decoder import RecurrentDecoder
 
@@ -35,8 +36,16 @@ class CharLM(RecurrentDecoder):
     Args:
         num_symbols: V, the vocabulary's size.
         embedding_size: width of a learned embedding; 0 for one-hot input.
-        cell, hidden_size, num_layers, dropout, rngs, dtype, param_dtype, backend: as in
-            ``RecurrentDecoder``, and the errors too.
+        embedding_dropout: probability that a symbol's whole embedding is zero for a sequence.
+        tie_embeddings: whether the decoder's weight is the embedding's (arXiv 1608.05859), which
+            then has the size of the layers and starts as a decoder's weight does.
+        input_dropout: probability on what layers read of embeddings, one mask for all steps.
+        cell, hidden_size, num_layers, dropout, locked_dropout, rngs, dtype, param_dtype, backend:
+            as in ``RecurrentDecoder``, and the errors too.
+
+    Raises:
+        ValueError for dropout on the embedding where there is none, and for one of another size
+            than the layers where it is tied.
     """
 
     def __init__(
@@ -48,13 +57,32 @@ class CharLM(RecurrentDecoder):
         num_layers: int = 1,
         dropout: float = 0.0,
         embedding_size: int = 0,
+        tie_embeddings: bool = False,
+        embedding_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        locked_dropout: bool = False,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         backend: str = "auto",
     ):
         self.num_symbols = num_symbols
-        embedded = {"rngs": rngs, "param_dtype": param_dtype}
+        if not embedding_size and (embedding_dropout or input_dropout):
+            raise ValueError(
+                f"embedding_dropout is {embedding_dropout} and input_dropout {input_dropout}, "
+                "expected 0: embedding_size is 0"
+            )
+        if tie_embeddings and embedding_size != hidden_size:
+            raise ValueError(
+                f"embedding_size is {embedding_size}, expected hidden_size={hidden_size}: the "
+                "decoder's weight is the embedding's"
+            )
+        self.tie_embeddings = tie_embeddings
+        self.embedding_dropout = _dropout_or_none(embedding_dropout, rngs)
+        self.input_dropout = _dropout_or_none(input_dropout, rngs)
+        embedded: dict[str, Any] = {"rngs": rngs, "param_dtype": param_dtype}
+        if tie_embeddings:
+            embedded["bound"] = hidden_size**-0.5
         self.embedding = (
             Embedding(num_symbols, embedding_size, **embedded) if embedding_size else None
         )
@@ -69,6 +97,8 @@ class CharLM(RecurrentDecoder):
             dtype=dtype,
             param_dtype=param_dtype,
             backend=backend,
+            locked_dropout=locked_dropout,
+            tied=tie_embeddings,
         )
 
     def __call__(
@@ -84,8 +114,38 @@ class CharLM(RecurrentDecoder):
         An id outside 0..V-1 is an error of the caller that jitted code can't report: it reads as
         zeros (one-hot) or as another row (embedding).
         """
-        x = ids if self.embedding is None else self.embedding(ids)
+        x = self.read(ids, rngs)
         return self.decode(x, state, lengths, rngs, one_hot=self.embedding is None)
+
+    def hidden(
+        self, ids: Int[Array, "B T"], state: Any = None, *, rngs: nnx.Rngs | None = None
+    ) -> tuple[Float[Array, "B T H"], Any]:
+        """The last layer's output, without dropout, and the state."""
+        one_hot = self.embedding is None
+        return self.rnn(self.read(ids, rngs), state, rngs=rngs, one_hot=one_hot)
+
+    def output(self, y: Float[Array, "B T H"]) -> Float[Array, "B T V"]:
+        """Logits of the last layer's output."""
+        if self.tie_embeddings and self.embedding is not None:
+            return self.decoder(y, self.embedding.weight[...])
+        return self.decoder(y)
+
+    def read(
+        self, ids: Int[Array, "B T"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B T E"] | Int[Array, "B T"]:
+        """What the layers read: rows of the embedding, or the ids where there is none."""
+        if self.embedding is None:
+            return ids
+        if self.embedding_dropout is None:
+            x = self.embedding(ids)
+        else:
+            x = self.embedding_dropout(self.embedding.weight[...], rngs=rngs)[ids]
+        return x if self.input_dropout is None else self.input_dropout(x, rngs=rngs)
+
+
+def _dropout_or_none(rate: float, rngs: nnx.Rngs) -> Dropout | None:
+    """Of a table (V, E), whole rows; of a batch (B, T, E), one mask for all steps."""
+    return Dropout(rate, rngs=rngs, shared_axis=1) if rate else None
 
 
 def next_symbol(
@@ -167,7 +227,8 @@ def generate(
     with the same pair, as ``split`` gives it, compile once; each call with a model compiles anew.
     """
     if isinstance(model, CharLM):
-        was_training = model.dropout is not None and not model.dropout.deterministic
+        parts = [part for _, part in nnx.iter_modules(model) if isinstance(part, Dropout)]
+        was_training = any(not part.deterministic for part in parts)
         model.eval()
         model_split = split(model)
         if was_training:

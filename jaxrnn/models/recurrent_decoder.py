@@ -22,6 +22,8 @@ class RecurrentDecoder(nnx.Module):
         cell: 'lstm', 'gru' or 'rnn': a key of ``layers``.
         hidden_size, num_layers: of the recurrent layers.
         dropout: probability between the layers and before the decoder, in training only.
+        locked_dropout: whether a sequence has one mask of each for all its steps.
+        tied: whether the decoder has no weight of its own: a subclass's ``output`` gives it.
         rngs, dtype, param_dtype, backend: as in ``jaxrnn.LSTM``; a dtype of None is param_dtype.
 
     Raises:
@@ -43,6 +45,8 @@ class RecurrentDecoder(nnx.Module):
         dtype: DTypeLike | None,
         param_dtype: DTypeLike,
         backend: str,
+        locked_dropout: bool = False,
+        tied: bool = False,
     ):
         is_between = num_layers > 1 or self.layers is not LAYERS  # others have it within, too
         self.rnn = self.layers[cell](
@@ -56,10 +60,14 @@ class RecurrentDecoder(nnx.Module):
             param_dtype=param_dtype,
             backend=backend,
         )
-        self.dropout = Dropout(dropout, rngs=rngs) if dropout else None
-        self.decoder = Linear(
-            hidden_size, output_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype
-        )
+        if locked_dropout:
+            for _, part in nnx.iter_modules(self.rnn):
+                if isinstance(part, Dropout):
+                    part.shared_axis = 0  # layers are time-major within
+        time_axis = 1 if locked_dropout else None
+        self.dropout = Dropout(dropout, rngs=rngs, shared_axis=time_axis) if dropout else None
+        linear: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.decoder = Linear(hidden_size, output_size, tied=tied, **linear)
 
     def decode(
         self,
@@ -71,6 +79,12 @@ class RecurrentDecoder(nnx.Module):
     ) -> tuple[Float[Array, "B T O"], Any]:
         """The decoder's output (float32 at least) and the state; arguments as ``jaxrnn.LSTM``'s."""
         y, state = self.rnn(x, state, lengths=lengths, rngs=rngs, one_hot=one_hot)
-        if self.dropout is not None:
-            y = self.dropout(y, rngs=rngs)
-        return self.decoder(y), state
+        return self.output(self.dropped(y, rngs)), state
+
+    def dropped(self, y: Float[Array, "B T H"], rngs: nnx.Rngs | None) -> Float[Array, "B T H"]:
+        """What the decoder reads of the layers' output."""
+        return y if self.dropout is None else self.dropout(y, rngs=rngs)
+
+    def output(self, y: Float[Array, "B T H"]) -> Float[Array, "B T O"]:
+        """What the decoder makes of it."""
+        return self.decoder(y)

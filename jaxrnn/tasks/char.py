@@ -66,21 +66,27 @@ class CharTask:
     def model(self, rngs: nnx.Rngs) -> CharLM:
         """See ``Task``."""
         make = MinCharLM if self.config.cell in MIN_CELLS else CharLM
-        return make(
-            self.vocabulary.size,
-            embedding_size=self.config.embedding_size,
-            rngs=rngs,
-            **body_options(self.config),
-        )
+        names = ("embedding_size", "embedding_dropout", "input_dropout", "locked_dropout")
+        names = (*names, "tie_embeddings")
+        own = {name: getattr(self.config, name) for name in names}
+        return make(self.vocabulary.size, rngs=rngs, **own, **body_options(self.config))
 
     def initial_carry(self, model: Any, batch_size: int) -> Any:
         """See ``Task``."""
         return model.rnn.initial_state(batch_size)
 
     def loss(self, model: CharLM, inputs, targets, state, rngs, step) -> tuple[Array, Any]:
-        """See ``Task``."""
-        logits, state = model(inputs, state, rngs=rngs)
-        return losses.cross_entropy(logits, targets), state
+        """Nats, whose gradient is also that of the activations' penalty; see ``Task``."""
+        alpha, beta = self.config.activation_reg, self.config.temporal_reg
+        if not (alpha or beta):
+            logits, state = model(inputs, state, rngs=rngs)
+            return losses.cross_entropy(logits, targets), state
+        y, state = model.hidden(inputs, state, rngs=rngs)
+        dropped = model.dropped(y, rngs)
+        nats = losses.cross_entropy(model.output(dropped), targets)
+        penalty = losses.activation_penalty(y, dropped, alpha, beta)
+        # It adds 0 to the value: a loss is in nats, as a validation is.
+        return nats + (penalty - jax.lax.stop_gradient(penalty)), state
 
     def score(self, model: CharLM, inputs, targets, mask, state) -> tuple[dict[str, Array], Any]:
         """See ``Task``."""
