@@ -1,8 +1,8 @@
 """How a training state and its batches lie on the devices.
 
 A mesh has two axes: ``data``, along which the rows of each batch are shared, and ``hidden``, along
-which every parameter, its moments and its mean are cut into equal parts; XLA moves what a device needs of
-the others' parts. Usage::
+which every parameter, its moments and its mean are cut into equal parts; XLA moves what a device
+needs of the others' parts. Usage::
 
     mesh = device_mesh(config)
     state = place(state, state_shardings(state, mesh))
@@ -64,7 +64,7 @@ def batch_shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Of a ``TrainState``: parameters, their moments and mean by ``hidden``, the carried state by ``data``."""
+    """Of a ``TrainState``: all by ``hidden``, but the carried state by ``data``."""
     rows, everywhere = batch_shardings(mesh)
     num_parts = mesh.shape["hidden"]
 
