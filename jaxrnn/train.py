@@ -32,8 +32,8 @@ examples:
   python -m jaxrnn.train                                   the built-in text, two minutes
   python -m jaxrnn.train char --data book.txt --hidden-size 512 --num-layers 2 --dropout 0.5
   python -m jaxrnn.train char --data any.bin --tokens bytes --steps 2000
-  python -m jaxrnn.train series                            the lesson's sine
-  python -m jaxrnn.train series --data file.csv --target price --epochs 50
+  python -m jaxrnn.train sine                              the lesson's sine
+  python -m jaxrnn.train sine --data file.csv --target price --epochs 50
   python -m jaxrnn.train --resume runs/char-20250101-120000
   python -m jaxrnn.train char --print-config > my.toml; python -m jaxrnn.train --config my.toml
 """
@@ -114,6 +114,7 @@ def run_command(argv: list[str]) -> int:
             "--average is nt_asgd, expected none or ema: its mean begins when validations get no "
             "better, and there is nothing to validate on"
         )
+    config = task.config  # what was left to the data is chosen now, and kept with the run
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
         return 0

@@ -22,7 +22,7 @@ CHAR = (
     *("--eval-every", "6", "--checkpoint-every", "10", "--preview-length", "12"),
 )
 SERIES = (
-    *("series", "--data", "series.csv", "--target", "value", "--cell", "gru"),
+    *("sine", "--data", "series.csv", "--target", "value", "--cell", "gru"),
     *("--hidden-size", "5", "--num-layers", "2"),
     *("--dropout", "0.2", "--batch-size", "2", "--seq-len", "4", "--steps", "15", "--clip", "0.3"),
     *("--schedule", "cosine", "--warmup-steps", "3", "--optimizer", "sgd", "--log-every", "2"),

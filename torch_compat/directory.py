@@ -23,7 +23,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxrnn.data.series import Scaler
+from jaxrnn.data.scaler import Scaler
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
 from torch_compat import layout

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.config import CONFIGS, CharConfig, SeriesConfig, SketchConfig, TrainConfig
-from jaxrnn.data.series import Scaler
+from jaxrnn.config import CONFIGS, CharConfig, SineConfig, SketchConfig, TrainConfig
+from jaxrnn.data.scaler import Scaler
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
@@ -32,10 +32,10 @@ _RUN_FILES = {
 }
 _CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
-_TASK_OF = {"CharLM": "char", "MinCharLM": "char", "Forecaster": "series", "SketchRNN": "sketch"}
+_TASK_OF = {"CharLM": "char", "MinCharLM": "char", "Forecaster": "sine", "SketchRNN": "sketch"}
 QUICKDRAW_EXTENT = 256.0  # of the drawings of sketch-rnn-js's models
 _OPTIONS_OF = {
-    **dict.fromkeys(("char", "series"), ("cell", "hidden_size", "num_layers")),
+    **dict.fromkeys(("char", "sine"), ("cell", "hidden_size", "num_layers")),
     "sketch": (
         *("decoder", "hidden_size", "encoder_size", "latent_size", "num_mixtures", "class_size"),
         "conditional",
@@ -112,7 +112,7 @@ def import_run(
         config = CONFIGS[task_name](**own)
     if type(config) is not CONFIGS[task_name]:
         raise InputError(f"--config is not of the task {task_name!r}, whose model {source} holds")
-    if target and (task_name != "series" or not (data or config.data)):
+    if target and (task_name != "sine" or not (data or config.data)):
         raise InputError(f"--target is {target!r}, expected with the --data of a series alone")
     if tokens and task_name == "sketch":
         raise InputError(f"--tokens is {tokens!r}, expected with the weights of text alone")
@@ -131,7 +131,7 @@ def import_run(
         options["tokens"] = kind or tokens or config.tokens
         options["embedding_size"] = weights.arguments["embedding_size"]
         options["tie_embeddings"] = weights.is_tied
-    elif isinstance(config, SeriesConfig) and (data or config.data):
+    elif isinstance(config, SineConfig) and (data or config.data):
         carried = weights.carried.get("scaler", {}).get("target", "")
         options["target"] = target or config.target or carried
     config = dataclasses.replace(config, **options)
@@ -140,7 +140,7 @@ def import_run(
     elif task_name == "char":
         facts = _char_facts(source, weights, config)
     else:
-        facts = _series_facts(weights, config)
+        facts = _sine_facts(weights, config)
 
     with jax.enable_x64(config.dtype == "float64"):
         task = TASKS[task_name].from_facts(config, facts)
@@ -161,7 +161,7 @@ def import_run(
     notes = []
     if getattr(config, "cell", "") == "rnn":
         notes.append("the RNN's nonlinearity is presumed to be tanh: weights do not tell")
-    if task_name == "series" and "scaler" not in weights.carried and not config.data:
+    if task_name == "sine" and "scaler" not in weights.carried and not config.data:
         notes.append("no --data is given and the file has no scaler: this is a run of the sine")
     return Import(task_name, weights, config, bool(facts["digest"]), notes)
 
@@ -264,16 +264,16 @@ def _char_facts(source: Path, weights: Weights, config: Any) -> dict[str, Any]:
     return facts
 
 
-def _series_facts(weights: Weights, config: Any) -> dict[str, Any]:
+def _sine_facts(weights: Weights, config: Any) -> dict[str, Any]:
     """The scaler, and the data's digest where there is data."""
     carried = weights.carried.get("scaler")
     if carried is None:
-        return _load("series", config, None)[1]
+        return _load("sine", config, None)[1]
     scaler = {key: carried[key] for key in ("mean", "std")}
     facts = {"scaler": Scaler.from_dict(scaler).to_dict(), "target": str(carried["target"])}
     if not config.data:
         return facts | {"digest": ""}
-    return _load("series", config, facts | {"digest": None})[1]
+    return _load("sine", config, facts | {"digest": None})[1]
 
 
 def _sketch_facts(source: Path, weights: Weights, config: SketchConfig) -> dict[str, Any]:

@@ -76,10 +76,12 @@ class WindowBatches(WindowSource):
         """Steps that see every window at least once."""
         return -(-len(self.origins) // self.batch_size)
 
-    def batch_at(self, step: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.bool_]:
-        """(past, known), targets, and that no state is carried."""
+    def batch_at(
+        self, step: int, rows: slice = slice(None)
+    ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.bool_]:
+        """(past, known), targets of these rows of a batch, and that no state is carried."""
         count = len(self.origins)
-        epochs, places = np.divmod(step * self.batch_size + np.arange(self.batch_size), count)
+        epochs, places = np.divmod(step * self.batch_size + np.arange(self.batch_size)[rows], count)
         orders = {int(e): _permutation(self.seed, int(e), count) for e in np.unique(epochs)}
         chosen = [orders[int(e)][place] for e, place in zip(epochs, places, strict=True)]
         past, known, targets = self.take(np.array(chosen))
