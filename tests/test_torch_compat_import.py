@@ -327,7 +327,7 @@ def test_what_is_presumed_is_said(tmp_path, capsys):
     assert "the RNN's nonlinearity is presumed to be tanh" in printed
     assert "this is a run of the sine" in printed
     assert import_(tmp_path / "a.pt", "--to", tmp_path / "b", "--target", "price") == 2
-    assert "--target is 'price', expected with the --data of a series" in capsys.readouterr().err
+    assert "--target is 'price', expected with the --data of a sine run" in capsys.readouterr().err
 
 
 def test_the_file_of_options_may_name_the_data(net, text, tmp_path, capsys):

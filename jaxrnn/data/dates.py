@@ -217,7 +217,7 @@ def _mode(steps: np.ndarray) -> int:
 
 
 _YEAR = 31_556_952  # seconds
-_CYCLES: dict[str, tuple[int, int, int]] = {
+CYCLES: dict[str, tuple[int, int, int]] = {
     "hour": (DAY, 0, DAY - 1),  # the cycle's seconds; the least and the largest step that show it
     "weekday": (7 * DAY, 0, DAY),
     "month_day": (_YEAR // 12, DAY, DAY),
@@ -233,7 +233,7 @@ def calendar_names(frequency: Frequency | None, num_rows: int) -> tuple[str, ...
     step = frequency.seconds
     return tuple(
         name
-        for name, (cycle, least, most) in _CYCLES.items()
+        for name, (cycle, least, most) in CYCLES.items()
         if least <= step <= most and num_rows * step >= 2 * cycle
     )
 

@@ -17,6 +17,7 @@ Usage::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -83,7 +84,7 @@ class HorizonModel(nnx.Module):
         dropout: float = 0.0,
         normalize: str = "revin",
         distribution: Literal["point", "quantiles", "student_t"] = "point",
-        levels: tuple[float, ...] = (0.5,),
+        levels: Sequence[float] = (0.5,),
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,

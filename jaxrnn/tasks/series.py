@@ -82,6 +82,32 @@ class SeriesTask:
         """Whether quantiles are those of drawn paths."""
         return self.config.head == "recursive" and self.config.distribution == "student_t"
 
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What an export needs beside the parameters, as JSON can hold it."""
+        config = self.config
+        return {
+            **self.facts,
+            "covariates": list(config.covariates),
+            "known": list(config.known),
+            "input_len": config.input_len,
+            "num_samples": config.num_samples,
+        }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run pins besides a digest."""
+        return {
+            "targets": list(self.targets),
+            "scalers": [scaler.to_dict() for scaler in self.scalers],
+            "calendar": list(self.calendar),
+            "frequency": None if self.frequency is None else self.frequency.to_dict(),
+            "season": self.season,
+            "mase_scale": list(self.mase_scale),
+            "ends": list(self.ends),
+            "start": self.start,
+        }
+
     @classmethod
     def from_facts(cls, config: SeriesConfig, facts: dict[str, Any]) -> SeriesTask:
         """The task of an existing run."""
@@ -127,17 +153,7 @@ class SeriesTask:
         else:
             task = cls.from_facts(config, facts)
             config = task.config
-        found = {
-            "targets": list(task.targets),
-            "scalers": [scaler.to_dict() for scaler in task.scalers],
-            "calendar": list(task.calendar),
-            "frequency": None if task.frequency is None else task.frequency.to_dict(),
-            "season": task.season,
-            "mase_scale": list(task.mase_scale),
-            "ends": list(task.ends),
-            "start": task.start,
-            "digest": digest_of(series.values, np.array(ends)),
-        }
+        found = {**task.facts, "digest": digest_of(series.values, np.array(ends))}
         pin(found, facts, config)
         rows = task.rows(series)
         sizes = {
