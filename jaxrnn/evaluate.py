@@ -86,10 +86,12 @@ def run_command(argv: list[str]) -> int:
     task, skeleton, params, run = cli.open_model(options.run, options.checkpoint, options.device)
     if task.name == "series":
         return measure_forecasts(options, task, skeleton, params, run)
-    given = [name for name in ("stride", "backtest") if getattr(options, name) not in (1, False)]
-    if options.part in ("train", "test"):
-        given.append("part")
-    if given:
+    own = {
+        "stride": options.stride != 1,
+        "backtest": options.backtest,
+        "part": options.part in ("train", "test"),
+    }
+    if given := [name for name, is_given in own.items() if is_given]:
         raise InputError(f"--{given[0]} is of forecasters, {run.path} is of the task {task.name!r}")
 
     from jaxrnn import report

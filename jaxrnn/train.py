@@ -32,6 +32,7 @@ examples:
   python -m jaxrnn.train                                   the built-in text, two minutes
   python -m jaxrnn.train char --data book.txt --hidden-size 512 --num-layers 2 --dropout 0.5
   python -m jaxrnn.train char --data any.bin --tokens bytes --steps 2000
+  python -m jaxrnn.train series --data file.csv --horizon 24
   python -m jaxrnn.train sine                              the lesson's sine
   python -m jaxrnn.train sine --data file.csv --target price --epochs 50
   python -m jaxrnn.train --resume runs/char-20250101-120000
@@ -241,7 +242,7 @@ def find_config(name: str) -> Path:
     """A file's path, or that of the preset with this name."""
     path = Path(name)
     presets = {p.stem: p for p in (Path(__file__).parent / "presets").glob("*.toml")}
-    if path.exists() or path.suffix or path.name != name:
+    if path.is_file() or path.suffix or path.name != name:
         return path
     if name not in presets:
         raise InputError(f"no file and no preset {name!r}; presets: {', '.join(sorted(presets))}")

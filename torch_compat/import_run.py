@@ -35,7 +35,8 @@ from torch_compat import directory as directories
 from torch_compat import files, layout, magenta, output
 
 _RUN_FILES = {
-    *("config.toml", "run.json", "metrics.jsonl", "loss.png", "samples.txt", "prediction.png")
+    *("config.toml", "run.json", "metrics.jsonl", "loss.png", "samples.txt", "prediction.png"),
+    "test.json",
 }
 _CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
