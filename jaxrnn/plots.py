@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from jaxrnn.data.strokes import to_lines
@@ -107,7 +108,11 @@ def forecasts(path: Path, panels: Sequence[ForecastPanel], interval: str, title:
             low, high = panel.quantiles[:, 0], panel.quantiles[:, -1]
             shade = {"color": "tab:orange", "alpha": 0.25, "linewidth": 0}
             axes.fill_between(panel.x, low, high, label=interval, **shade)
-        if not np.issubdtype(panel.x.dtype, np.datetime64):
+        if np.issubdtype(panel.x.dtype, np.datetime64):
+            locator = AutoDateLocator()
+            axes.xaxis.set_major_locator(locator)
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        else:
             axes.set_xlabel("step")
         if k == 0:
             axes.legend()

@@ -287,7 +287,7 @@ class SegmentForecaster(HorizonModel):
     place beside one of the target (H/2 each). What is known of a segment is added to that. Targets
     share all else. Past-only covariates have no place in it.
 
-    ``input_len`` is T; T a multiple of ``segment_len``, N any number of steps.
+    T is a multiple of ``segment_len``, N any number of steps.
     """
 
     def __init__(
