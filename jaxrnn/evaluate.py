@@ -1,9 +1,9 @@
 """Measure a trained model: ``python -m jaxrnn.evaluate RUN [--data FILE]``.
 
 The whole stream is run with carried state and dropout off: nats, bits and perplexity of a text,
-MSE and MAE (of scaled values) of one-step predictions beside those of the last value. Of a text also,
-where asked for, beside them and under names of their own: the figures at a temperature found while
-reading (``jaxrnn.temperature``), and of a model that learns while it reads
+MSE and MAE (of scaled values) of one-step predictions beside those of the last value. Of a text
+also, where asked for, beside them and under names of their own: the figures at a temperature found
+while reading (``jaxrnn.temperature``), and of a model that learns while it reads
 (``jaxrnn.dynamic_evaluation``). A forecaster is measured from every origin of its test part, beside
 the naive forecasts of ``forecast_errors``.
 """

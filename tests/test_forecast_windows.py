@@ -46,6 +46,9 @@ def test_a_batch_is_a_function_of_the_step():
     two.batch_at(0)
     for step in (5, 0, 11):
         np.testing.assert_array_equal(one.batch_at(step)[1], two.batch_at(step)[1])
+        part = two.batch_at(step, slice(1, 3))
+        np.testing.assert_array_equal(part[0][0], one.batch_at(step)[0][0][1:3])
+        np.testing.assert_array_equal(part[1], one.batch_at(step)[1][1:3])
 
 
 def test_fewer_windows_than_a_batch_are_taken_several_times():
