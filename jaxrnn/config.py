@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 import tomllib
@@ -69,7 +70,8 @@ class TrainConfig(abc.ABC):
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), hints[field.name])
-        self._check_least(1, "hidden_size", "batch_size")
+        self._check_sizes()
+        self._check_least(1, "batch_size")
         self._check_least(
             0,
             *("epochs", "steps", "momentum", "weight_decay", "clip", "clip_value", "warmup_steps"),
@@ -90,6 +92,10 @@ class TrainConfig(abc.ABC):
         self._check("ema_decay", 0 < self.ema_decay < 1, "above 0, less than 1")
         self._check("lr_decay", 0 < self.lr_decay <= 1, "above 0, at most 1")
         self._check("seed", self.seed < 2**32, "less than 2**32")
+
+    def _check_sizes(self) -> None:
+        """What a task that chooses by its data may leave at 0."""
+        self._check_least(1, "hidden_size")
         self._check("steps", self.steps or self.epochs, "above 0 where epochs is 0")
 
     @property
@@ -213,8 +219,8 @@ class CharConfig(StreamConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class SeriesConfig(StreamConfig):
-    """One-step prediction of a series. Without data: the lesson's sine, in its exact batches."""
+class SineConfig(StreamConfig):
+    """The lesson's net, one step ahead: of its sine, in its exact batches, or of a CSV column."""
 
     target: str = ""  # column of the CSV file; may be left out where it has one numeric column
 
@@ -226,6 +232,94 @@ class SeriesConfig(StreamConfig):
     steps: int = 0  # optimizer steps; above 0 it takes the place of epochs
     lr: float = 0.01  # peak learning rate; 1e-4 to 1e-2
     clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesConfig(TrainConfig):
+    """Forecasts of the columns of a CSV file, many steps ahead; 0 chooses by the data."""
+
+    data: str = ""  # CSV file with a header, a row a step; empty: a small series made by a formula
+    targets: tuple[str, ...] = ()  # columns to forecast; none: every column of numbers
+    covariates: tuple[str, ...] = ()  # columns that are read, of the past alone
+    known: tuple[str, ...] = ()  # columns known of the future, too: from rows without targets
+    date_column: str = ""  # its name, or none: rows are steps; empty: found by its content
+    date_format: str = ""  # of strptime, as %d/%m/%Y; empty: ISO, or what a column shows
+    duplicates: Literal["error", "first", "last", "mean"] = "error"  # of rows with the same date
+    gaps: Literal["error", "interpolate", "previous"] = "error"  # how missing values are filled
+    calendar: Literal["auto", "none"] = "auto"  # hour, weekday, ... as waves, where data show them
+    split: str = "0.7,0.1,0.2"  # train, validation, test: shares, rows, or the latter two's dates
+    input_len: int = 0  # T, steps that are read; 0: some seasons
+    horizon: int = 0  # N, steps that are forecast; 0: a season or two
+    season: int = 0  # steps of a cycle, for the seasonal-naive row and MASE; 0: by the frequency
+
+    head: Literal["direct", "recursive", "segments"] = "direct"  # all steps at once, or one by one
+    segment_len: int = 0  # steps of a segment, of the head segments (SegRNN); 0: a season
+    cell: Literal["lstm", "gru", "rnn"] = "gru"  # kind of recurrent cell
+    hidden_size: int = 0  # H, units of a layer; 16 to 512; 0: by the number of values
+    num_layers: int = 1  # L, stacked layers; 1 to 4
+    dropout: float = 0.1  # probability between layers and before the last in training; 0 to 0.5
+    normalize: Literal["none", "last", "revin"] = "revin"  # each window by its own past
+    distribution: Literal["point", "quantiles", "student_t"] = "quantiles"  # what is forecast
+    quantiles: tuple[float, ...] = (0.1, 0.5, 0.9)  # levels; the outer two are the interval
+    loss: Literal["mse", "mae", "huber"] = "mse"  # of a point
+    num_samples: int = 200  # paths of a recursive student_t, of which its quantiles are made
+
+    batch_size: int = 32  # B, windows of a batch
+    epochs: int = 0  # passes over the training windows; 0: by their number
+    clip: float = 1.0  # largest norm of the whole gradient; 0: no clipping
+    patience: int = 10  # validations without a better one before an early stop; 0: never
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_least(1, "num_layers", "num_samples")
+        self._check_least(0, "input_len", "horizon", "season", "segment_len")
+        self._check("dropout", 0 <= self.dropout <= 1, "a probability in 0..1")
+        levels = self.quantiles
+        is_interval = (
+            len(levels) >= 3
+            and 0.5 in levels
+            and all(0 < a < b < 1 for a, b in itertools.pairwise(levels))
+            and all(abs(a + b - 1) < 1e-9 for a, b in zip(levels, levels[::-1], strict=True))
+        )
+        expected = "ascending levels around 0.5 as far from 0 as from 1, as 0.1 0.5 0.9"
+        self._check("quantiles", is_interval, expected)
+        self._check_use("segment_len", self.head == "segments", "--head segments")
+        self._check_use("loss", self.distribution == "point", "--distribution point")
+        self._check_use("quantiles", self.distribution != "point", "quantiles or student_t")
+        draws = self.head == "recursive" and self.distribution == "student_t"
+        self._check_use("num_samples", draws, "--head recursive and student_t")
+        self._check_use("covariates", self.head != "segments", "a head that reads them, as direct")
+
+    def _check_sizes(self) -> None:
+        self._check_least(0, "hidden_size")
+
+    def _check_use(self, name: str, is_used: bool, where: str) -> None:
+        """Refuse an option that would do nothing."""
+        if not is_used and getattr(self, name) != getattr(type(self), name):
+            flag = name.replace("_", "-")
+            raise InputError(
+                f"--{flag} is {getattr(self, name)!r}, expected with {where} alone; leave it out"
+            )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Of the quantiles that are forecast; of a point 0.5."""
+        return (0.5,) if self.distribution == "point" else self.quantiles
+
+    @property
+    def unroll_len(self) -> int:
+        """See ``TrainConfig``."""
+        return max(self.input_len + self.horizon, 1)
+
+    @property
+    def positions_per_step(self) -> int:
+        """See ``TrainConfig``."""
+        return self.batch_size
+
+    @property
+    def body(self) -> str:
+        """See ``TrainConfig``."""
+        return f"{self.head}, {self.cell}, {self.num_layers} x {self.hidden_size}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +383,7 @@ class SketchConfig(TrainConfig):
 CONFIGS: dict[str, type[TrainConfig]] = {
     "char": CharConfig,
     "series": SeriesConfig,
+    "sine": SineConfig,
     "sketch": SketchConfig,
 }
 """The options of each task, by its name."""
@@ -361,6 +456,11 @@ def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:
     config_class = CONFIGS[task]
     hints = typing.get_type_hints(config_class)
     unknown = sorted(set(values) - set(hints))
+    if task == "series" and "seq_len" in unknown:
+        raise InputError(
+            f"{source}: these are options of the one-step task, which is called sine since series "
+            'is the forecaster; write task = "sine" in its first line to go on with it'
+        )
     if unknown:
         close = difflib.get_close_matches(unknown[0], hints, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""

@@ -1,10 +1,11 @@
 """Measure a trained model: ``python -m jaxrnn.evaluate RUN [--data FILE]``.
 
 The whole stream is run with carried state and dropout off: nats, bits and perplexity of a text,
-MSE and MAE (of scaled values) of a series beside those of the last-value forecast. Of a text also,
-where asked for, beside them and under names of their own: the figures at a temperature found while
-reading (``jaxrnn.temperature``), and of a model that learns while it reads
-(``jaxrnn.dynamic_evaluation``).
+MSE and MAE (of scaled values) of one-step predictions beside those of the last value. Of a text
+also, where asked for, beside them and under names of their own: the figures at a temperature found
+while reading (``jaxrnn.temperature``), and of a model that learns while it reads
+(``jaxrnn.dynamic_evaluation``). A forecaster is measured from every origin of its test part, beside
+the naive forecasts of ``forecast_errors``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from jaxrnn import cli
 from jaxrnn.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxrnn.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +32,20 @@ class EvaluateOptions:
       python -m jaxrnn.evaluate runs/char-20250101-120000
       python -m jaxrnn.evaluate runs/char-20250101-120000 --data other.txt --streams 64
       python -m jaxrnn.evaluate runs/char-20250101-120000 --tune-temperature --dynamic
+      python -m jaxrnn.evaluate runs/series-20250101-120000 --part validation
+      python -m jaxrnn.evaluate runs/series-20250101-120000 --backtest > errors.json
     """
 
     run: Annotated[str, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
     """run directory"""
     data: str = ""
-    """file to measure on, all of it; empty: the run's own validation part"""
+    """file to measure on, all of it; empty: the run's own part"""
+    part: Literal["auto", "train", "validation", "test"] = "auto"
+    """which part of a forecaster's own data; auto: test; other tasks have validation alone"""
+    stride: int = 1
+    """of a forecaster: every so many steps an origin; 1: all, as papers have it"""
+    backtest: bool = False
+    """of a forecaster: print JSON with the errors of each step ahead and of each target, too"""
     streams: int = 1
     """cut the stream into so many that run side by side, each warmed up on what precedes it:
     faster, and nearly the same; 1 is exact"""
@@ -72,6 +84,15 @@ def run_command(argv: list[str]) -> int:
     )
     _check(options)
     task, skeleton, params, run = cli.open_model(options.run, options.checkpoint, options.device)
+    if task.name == "series":
+        return measure_forecasts(options, task, skeleton, params, run)
+    own = {
+        "stride": options.stride != 1,
+        "backtest": options.backtest,
+        "part": options.part in ("train", "test"),
+    }
+    if given := [name for name, is_given in own.items() if is_given]:
+        raise InputError(f"--{given[0]} is of forecasters, {run.path} is of the task {task.name!r}")
 
     from jaxrnn import report
     from jaxrnn.training import evaluate, load_carry
@@ -121,6 +142,7 @@ def _check(options: EvaluateOptions) -> None:
     """Raise InputError for a value out of range, or one that would do nothing."""
     checks = {
         "streams": (options.streams >= 1, "at least 1"),
+        "stride": (options.stride >= 1, "at least 1"),
         "dynamic_len": (options.dynamic_len >= 1, "at least 1"),
     }
     for name, value in (
@@ -160,6 +182,46 @@ def _dynamic(options: EvaluateOptions, task: Any, skeleton, params, run, held_ou
         decay if options.dynamic_decay is None else options.dynamic_decay,
     )
     return dynamic_evaluation.evaluate(task, skeleton, params, held_out, how, scales)
+
+
+def measure_forecasts(
+    options: EvaluateOptions, task: Any, skeleton: Any, params: Any, run: Run
+) -> int:
+    """Of a run of the task ``series``."""
+    from jaxrnn import report
+    from jaxrnn.tasks.series_forecasts import backtest, predictor
+
+    if options.streams != 1:
+        raise InputError(f"--streams is {options.streams}, expected 1: windows are no streams")
+    for name in ("tune_temperature", "dynamic"):
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} is of texts alone, {run.path} is of the task 'series'")
+    if options.data:
+        windows, name = task.read_evaluation(options.data), options.data
+        if options.part != "auto":
+            raise InputError(f"--part is {options.part}, expected without --data: all is measured")
+    else:
+        _, data = type(task).load(run.config, run.facts)
+        name = "test" if options.part == "auto" else options.part
+        windows = task.part(data.train.rows, name)
+        if not windows.num_counted:
+            raise InputError(
+                f"the {name} part of {run.path} is shorter than --horizon "
+                f"{task.config.horizon}; choose another --part, or name a file with --data"
+            )
+    rows = backtest(task, predictor(task, skeleton, params), windows, options.stride)
+    found: dict[str, Any] = {"data": name, "windows": next(iter(rows.values())).count}
+    found["rows"] = {label: errors.metrics() for label, errors in rows.items()}
+    if options.backtest:
+        found["targets"] = list(task.targets)
+        found["by_step"] = {label: errors.by_step() for label, errors in rows.items()}
+        found["by_target"] = {label: errors.by_target() for label, errors in rows.items()}
+    if options.json or options.backtest:
+        print(json.dumps(found))
+    else:
+        report.forecast_errors(report.console(), name, found)
+    return 0
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ def activation_penalty(
 
 
 def squared_error(
-    prediction: Float[Array, "B T O"],
-    targets: Float[Array, "B T O"],
-    mask: Bool[Array, "B T"] | None = None,
+    prediction: Float[Array, "*shape O"],
+    targets: Float[Array, "*shape O"],
+    mask: Bool[Array, "*shape"] | None = None,
 ) -> Float[Array, ""]:
     """Mean over O of (prediction - target)^2: the mean, or the sum over a mask."""
     errors = jnp.square(prediction - targets).mean(-1)
@@ -39,9 +39,9 @@ def squared_error(
 
 
 def absolute_error(
-    prediction: Float[Array, "B T O"],
-    targets: Float[Array, "B T O"],
-    mask: Bool[Array, "B T"] | None = None,
+    prediction: Float[Array, "*shape O"],
+    targets: Float[Array, "*shape O"],
+    mask: Bool[Array, "*shape"] | None = None,
 ) -> Float[Array, ""]:
     """Mean over O of |prediction - target|: the mean, or the sum over a mask."""
     errors = jnp.abs(prediction - targets).mean(-1)

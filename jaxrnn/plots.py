@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from jaxrnn.data.strokes import to_lines
@@ -70,6 +72,50 @@ def prediction(
         axes.axvspan(start, len(values) - 0.5, color="tab:blue", alpha=0.08, label="validation")
     axes.set_xlabel("step")
     axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForecastPanel:
+    """One series and its forecast; x are dates or numbers of steps."""
+
+    title: str
+    past_x: np.ndarray  # (P,)
+    past: np.ndarray
+    x: np.ndarray  # (N,)
+    quantiles: np.ndarray  # (N, K), the median in the middle; K is 1 without an interval
+    came: np.ndarray | None = None  # (N,) what came, where it is known
+
+
+def forecasts(path: Path, panels: Sequence[ForecastPanel], interval: str, title: str) -> None:
+    """A panel below the other for each series: its last part, the forecast and its interval."""
+    figure = Figure(figsize=(9, 1.2 + 2.6 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, parse_math=False)
+    for k, panel in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, k + 1)
+        axes.set_title(panel.title, parse_math=False, fontsize="medium", loc="left")
+        axes.grid(alpha=0.3)
+        axes.plot(panel.past_x, panel.past, color="black", linewidth=1, label="past")
+        if panel.came is not None:
+            axes.plot(
+                panel.x, panel.came, color="black", linewidth=1, alpha=0.45, label="what came"
+            )
+        middle = panel.quantiles[:, panel.quantiles.shape[1] // 2]
+        marker = "." if len(panel.x) == 1 else ""
+        axes.plot(panel.x, middle, color="tab:orange", marker=marker, label="forecast")
+        if panel.quantiles.shape[1] > 1:
+            low, high = panel.quantiles[:, 0], panel.quantiles[:, -1]
+            shade = {"color": "tab:orange", "alpha": 0.25, "linewidth": 0}
+            axes.fill_between(panel.x, low, high, label=interval, **shade)
+        if np.issubdtype(panel.x.dtype, np.datetime64):
+            locator = AutoDateLocator()
+            axes.xaxis.set_major_locator(locator)
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        else:
+            axes.set_xlabel("step")
+        if k == 0:
+            axes.legend()
     figure.savefig(path, dpi=110)
 
 

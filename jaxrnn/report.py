@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import shlex
@@ -21,17 +22,17 @@ from jaxrnn.tasks import Data, Task
 from jaxrnn.train_step import initial_state, make_step, steps_per_dispatch
 from jaxrnn.training import Outcome, stack_batches, total_steps
 
-UNITS = {"char": "symbols", "series": "values", "sketch": "drawings"}
+UNITS = {"char": "symbols", "series": "windows", "sine": "values", "sketch": "drawings"}
 """What one position of a task's data is called."""
 
-NOTES = {"char": "", "series": "scaled values", "sketch": "nats"}
+NOTES = {"char": "", "series": "scaled values", "sine": "scaled values", "sketch": "nats"}
 """What a task's metrics are of, where their names don't say it."""
 
 
 def metrics_table(rows: dict[str, dict[str, float]], note: str = "") -> Table:
     """A row each of the same metrics: ``{"model": {"mse": ...}, "last value": {...}}``.
 
-    ``note`` says what they are of.
+    ``note`` says what they are of. Rows after the first may lack some.
     """
     table = Table()
     table.add_column(note)
@@ -39,8 +40,35 @@ def metrics_table(rows: dict[str, dict[str, float]], note: str = "") -> Table:
     for name in names:
         table.add_column(name, justify="right")
     for label, metrics in rows.items():
-        table.add_row(Text(label), *(f"{metrics[name]:.5g}" for name in names))
+        shown = (f"{metrics[name]:.5g}" if name in metrics else "" for name in names)
+        table.add_row(Text(label), *shown)
     return table
+
+
+MEASURES = {
+    "mse": "MSE, scaled",
+    "mae": "MAE, scaled",
+    "pinball": "pinball, scaled",
+    "unit_mae": "MAE",
+    "rmse": "RMSE",
+    "smape": "sMAPE, %",
+    "mase": "MASE",
+    "coverage": "coverage",
+}
+"""A forecaster's errors (``forecast_errors``) as a table has them."""
+
+
+def forecast_errors(out: Console, part: str, found: dict[str, Any]) -> None:
+    """A forecaster's errors beside those of the naive forecasts."""
+    rows = found["rows"]
+    table = Table(f"{part}, {found['windows']:,} windows")
+    for name in rows:
+        table.add_column(name, justify="right")
+    for name, label in MEASURES.items():
+        if any(name in row for row in rows.values()):
+            shown = (f"{row[name]:.5g}" if name in row else "" for row in rows.values())
+            table.add_row(label, *shown)
+    out.print(table)
 
 
 def parameter_table(params: dict[str, jax.Array]) -> Table:
@@ -130,6 +158,9 @@ def outcome(console: Console, task: Any, run: Run, result: Outcome) -> None:
         console.print(
             metrics_table({name: row for name, row in rows.items() if row}, NOTES[task.name])
         )
+        if task.name == "series" and (run.path / "test.json").exists():
+            found = json.loads((run.path / "test.json").read_text(encoding="utf-8"))
+            forecast_errors(console, found["part"], found)
         console.print(
             f"{ended} after step {result.step}, {line['time_s']:.0f} s; best {task.monitor} "
             f"{progress.best:.5g} at step {progress.best_step}",
@@ -141,6 +172,8 @@ def outcome(console: Console, task: Any, run: Run, result: Outcome) -> None:
     commands = [f"torch_compat export {path} --to exported"]
     if task.name == "sketch":
         commands = [f"jaxrnn.draw {path} --to drawings.png"]
+    if task.name == "series":
+        commands.insert(0, f"jaxrnn.forecast {path}")
     if "sample" in line:
         sample = re.sub(r"\n{3,}", "\n\n", line["sample"].strip("\n"))
         console.print(f"\n{sample}\n", markup=False)

@@ -4,7 +4,7 @@
     run.json          format, task, facts pinned from the data (vocabulary, scaler), versions
     metrics.jsonl     one JSON object a line: step, loss, grad_norm, lr, val_..., time_s
     checkpoints/      last, previous and best .safetensors
-    loss.png, samples.txt, prediction.png: made from the above
+    loss.png, samples.txt, prediction.png, test.json: made from the above
 
 Usage::
 

@@ -32,8 +32,9 @@ examples:
   python -m jaxrnn.train                                   the built-in text, two minutes
   python -m jaxrnn.train char --data book.txt --hidden-size 512 --num-layers 2 --dropout 0.5
   python -m jaxrnn.train char --data any.bin --tokens bytes --steps 2000
-  python -m jaxrnn.train series                            the lesson's sine
-  python -m jaxrnn.train series --data file.csv --target price --epochs 50
+  python -m jaxrnn.train series --data file.csv --horizon 24
+  python -m jaxrnn.train sine                              the lesson's sine
+  python -m jaxrnn.train sine --data file.csv --target price --epochs 50
   python -m jaxrnn.train --resume runs/char-20250101-120000
   python -m jaxrnn.train char --print-config > my.toml; python -m jaxrnn.train --config my.toml
 """
@@ -114,6 +115,7 @@ def run_command(argv: list[str]) -> int:
             "--average is nt_asgd, expected none or ema: its mean begins when validations get no "
             "better, and there is nothing to validate on"
         )
+    config = task.config  # what was left to the data is chosen now, and kept with the run
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
         return 0
@@ -240,7 +242,7 @@ def find_config(name: str) -> Path:
     """A file's path, or that of the preset with this name."""
     path = Path(name)
     presets = {p.stem: p for p in (Path(__file__).parent / "presets").glob("*.toml")}
-    if path.exists() or path.suffix or path.name != name:
+    if path.is_file() or path.suffix or path.name != name:
         return path
     if name not in presets:
         raise InputError(f"no file and no preset {name!r}; presets: {', '.join(sorted(presets))}")

@@ -21,12 +21,18 @@ CHAR = (
     *("--weight-decay", "0.01", "--optimizer", "adamw", "--log-every", "1"),
     *("--eval-every", "6", "--checkpoint-every", "10", "--preview-length", "12"),
 )
-SERIES = (
-    *("series", "--data", "series.csv", "--target", "value", "--cell", "gru"),
+SINE = (
+    *("sine", "--data", "series.csv", "--target", "value", "--cell", "gru"),
     *("--hidden-size", "5", "--num-layers", "2"),
     *("--dropout", "0.2", "--batch-size", "2", "--seq-len", "4", "--steps", "15", "--clip", "0.3"),
     *("--schedule", "cosine", "--warmup-steps", "3", "--optimizer", "sgd", "--log-every", "2"),
     *("--eval-every", "9", "--checkpoint-every", "5"),
+)
+SERIES = (
+    *("series", "--data", "series.csv", "--targets", "value", "--head", "recursive"),
+    *("--distribution", "student_t", "--input-len", "8", "--horizon", "3", "--hidden-size", "5"),
+    *("--steps", "12", "--batch-size", "4", "--dropout", "0.3", "--log-every", "1"),
+    *("--eval-every", "5", "--checkpoint-every", "3", "--num-samples", "5"),
 )
 SKETCH = (
     *("sketch", "--data", "cats.ndjson", "--hidden-size", "6", "--encoder-size", "4"),
@@ -34,7 +40,7 @@ SKETCH = (
     *("--steps", "12", "--log-every", "1", "--eval-every", "5", "--checkpoint-every", "3"),
     *("--preview-count", "2", "--mesh", "data=1"),
 )
-TASKS = {"char": CHAR, "series": SERIES, "sketch": SKETCH}
+TASKS = {"char": CHAR, "series": SERIES, "sine": SINE, "sketch": SKETCH}
 
 
 def write_data(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxrnn import checkpoint, cli
-from jaxrnn.config import SeriesConfig
+from jaxrnn.config import SineConfig
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.runs import Run
@@ -25,14 +25,14 @@ ROOT = Path(__file__).parents[1]
 TEXT = "Der Gärtner goß\nthe garden, twice a day.\n" * 20
 
 
-def python(*arguments):
+def python(*arguments, cwd=ROOT):
     """A fresh interpreter in the checkout, as a user has it: without x64 and strict JAX."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | {"XLA_FLAGS": flags},  # compilation is most of the time here
         timeout=120,
     )
@@ -44,10 +44,10 @@ def export(*arguments):
 
 def series_run(path, dtype: Any = "float32", **options):
     """A run directory whose checkpoint holds fresh parameters."""
-    config = SeriesConfig(run=str(path), hidden_size=5, dtype=dtype, **options)
+    config = SineConfig(run=str(path), hidden_size=5, dtype=dtype, **options)
     facts = {"target": "price", "scaler": {"mean": 12.5, "std": 3.25}, "digest": ""}
-    run = Run.create("series", config, facts)
-    model = TASKS["series"].from_facts(run.config, facts).model(nnx.Rngs(0))
+    run = Run.create("sine", config, facts)
+    model = TASKS["sine"].from_facts(run.config, facts).model(nnx.Rngs(0))
     run.save({"params": split(model)[1], "carry": jnp.zeros(2)}, {"step": 7})
     return path
 

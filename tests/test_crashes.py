@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from crashes import TASKS, Ended, check_same, environment, saved_step, work, write_data
 
-NUM_STEPS = {"char": 20, "series": 15, "sketch": 12}
+NUM_STEPS = {"char": 20, "series": 12, "sine": 15, "sketch": 12}
 
 
 class Whole(NamedTuple):
@@ -69,6 +69,11 @@ STORIES = {
         ("EIO", "fsync RUN/metrics.jsonl", 1),
     ],
     "series": [
+        ("kill_after", "steps", 2),
+        ("kill_within", r"write RUN/\.test", 1),
+        ("kill_before", r"replace RUN/\.test", 1),
+    ],
+    "sine": [
         ("kill_within", "write RUN/metrics.jsonl", 5),
         ("ENOSPC", "write RUN/metrics.jsonl", 4),
         ("kill_after", "link RUN/checkpoints/last", 1),

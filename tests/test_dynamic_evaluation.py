@@ -13,7 +13,7 @@ from small_runs import TEXT, char_config, train
 from tolerances import assert_close
 
 from jaxrnn import cli, dynamic_evaluation, evaluate, temperature, training
-from jaxrnn.config import SeriesConfig
+from jaxrnn.config import SineConfig
 from jaxrnn.dynamic_evaluation import Dynamic
 from jaxrnn.tasks import TASKS
 from jaxrnn.tasks.task import HeldOut
@@ -227,7 +227,7 @@ def test_bad_options_are_one_line(trained, capsys, argv, expected):
 
 
 def test_a_series_has_neither(tmp_path, capsys):
-    run, _ = train(SeriesConfig(hidden_size=4, steps=2, run=str(tmp_path / "a")), "series")
+    run, _ = train(SineConfig(hidden_size=4, steps=2, run=str(tmp_path / "a")), "sine")
     for flag in ("--dynamic", "--tune-temperature"):
         code, _, err = command(capsys, run.path, flag)
         assert (code, err.count("\n")) == (2, 1)

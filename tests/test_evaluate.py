@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrnn import evaluate, train_step
-from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 
@@ -31,8 +31,8 @@ def folder(tmp_path_factory) -> Path:
     for task_name, config in (
         ("char", CharConfig(**small, **text, run=str(folder / "char"))),
         ("char", CharConfig(**small, **text, val_fraction=0.0, run=str(folder / "no-part"))),
-        ("series", SeriesConfig(**small, **rows, run=str(folder / "rows"))),
-        ("series", SeriesConfig(hidden_size=5, run=str(folder / "sine"))),
+        ("sine", SineConfig(**small, **rows, run=str(folder / "rows"))),
+        ("sine", SineConfig(hidden_size=5, run=str(folder / "sine"))),
     ):
         task, data = TASKS[task_name].load(config)
         run = Run.create(task_name, config, data.facts)
@@ -125,7 +125,7 @@ def test_a_series_is_beside_its_naive_forecast(folder, monkeypatch, capsys):
 
 def test_the_sine_goes_on_from_the_saved_state(folder, monkeypatch, capsys):
     run = Run.open(folder / "sine")
-    task, data = TASKS["series"].load(run.config, run.facts)
+    task, data = TASKS["sine"].load(run.config, run.facts)
     _, skeleton, state = train_step.initial_state(task, run.config)
     inputs = jnp.asarray(data.held_out.inputs[None])
     predicted, _ = skeleton.merge(state.params)(inputs, state.carry + 0.5)

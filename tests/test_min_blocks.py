@@ -16,7 +16,7 @@ from tolerances import assert_close
 from twins import filled
 
 from jaxrnn import training
-from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM, generate, next_symbol
@@ -227,7 +227,7 @@ def test_the_cell_chooses_the_model(text_file):
 def test_options_that_do_not_fit_the_cell_are_refused(unchecked):
     assert CharConfig(cell="mingru", backend="associative").backend == "associative"
     expected = "--backend is associative, expected one of auto, scan, reference"
-    for make in (CharConfig, SeriesConfig):
+    for make in (CharConfig, SineConfig):
         with pytest.raises(InputError, match=f"{expected}$"):
             make(backend="associative")
     with pytest.raises(
@@ -235,7 +235,7 @@ def test_options_that_do_not_fit_the_cell_are_refused(unchecked):
     ):
         CharConfig(cell="minlstm", backend="cudnn")
     with pytest.raises(InputError, match="--cell is 'mingru', expected one of lstm, gru, rnn"):
-        SeriesConfig(cell="mingru")  # type: ignore[arg-type]
+        SineConfig(cell="mingru")  # type: ignore[arg-type]
 
 
 def test_devices_share_a_batch_and_chunks_of_steps_learn_the_same(text_file):

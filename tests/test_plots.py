@@ -82,3 +82,40 @@ def test_a_prediction_beside_its_series(tmp_path, drawn):
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (1.5, 3.5)
     plots.prediction(tmp_path / "p.png", values, predicted, num_validated=0, title="price")
     assert not drawn[1].patches
+
+
+@pytest.mark.parametrize("has_interval", [True, False])
+def test_forecasts_continue_their_past(tmp_path, monkeypatch, has_interval):
+    figures = []
+    figure_class = plots.Figure
+    monkeypatch.setattr(
+        plots, "Figure", lambda **o: figures.append(figure_class(**o)) or figures[0]
+    )
+    quantiles = np.array([[1.0, 2.0, 4.0], [0.0, 3.0, 5.0]])
+    dates = np.datetime64("2020-01-30") + np.arange(5)
+    panels = [
+        plots.ForecastPanel(
+            title=title,
+            past_x=x[:3],
+            past=np.array([1.0, 1.5, 2.5]),
+            x=x[3:],
+            quantiles=quantiles if has_interval else quantiles[:, 1:2],
+            came=np.array([2.0, 2.5]) if title == "$a$" else None,
+        )
+        for title, x in (("$a$", dates), ("b", np.arange(5)))
+    ]
+    plots.forecasts(tmp_path / "f.png", panels, "80% interval", "two")
+    first, second = drawn = figures[0].axes
+    assert [axes.get_title("left") for axes in drawn] == ["$a$", "b"]
+    for axes in drawn:
+        found = points(axes)
+        assert [y for _, y in found["past"]] == [1.0, 1.5, 2.5]
+        assert [y for _, y in found["forecast"]] == [2.0, 3.0]
+        assert len(axes.collections) == has_interval
+    assert [y for _, y in points(first)["what came"]] == [2.0, 2.5]
+    assert "what came" not in points(second)
+    assert (first.get_xlabel(), second.get_xlabel()) == ("", "step")
+    if has_interval:
+        (band,) = second.collections
+        corners = {tuple(v) for v in band.get_paths()[0].vertices.tolist()}
+        assert {(3.0, 1.0), (4.0, 0.0), (3.0, 4.0), (4.0, 5.0)} <= corners

@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 import torch
+import tyro
 
-from jaxrnn import cli, draw, train
+from jaxrnn import cli, draw, evaluate, forecast, train
 from torch_compat import __main__ as compat
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -44,6 +45,17 @@ def test_the_options_of_training_commands_exist(command):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m jaxrnn.draw ")])
 def test_the_options_of_drawing_commands_exist(command):
     assert cli.parse(draw.DrawOptions, args=shlex.split(command)[3:])
+
+
+@pytest.mark.parametrize("word", ["forecast", "evaluate"])
+def test_the_options_of_commands_around_a_forecaster_exist(word):
+    options = {"forecast": forecast.ForecastOptions, "evaluate": evaluate.EvaluateOptions}[word]
+    config = (tyro.conf.FlagCreatePairsOff,)
+    found = [c for c in COMMANDS if c.startswith(f"python -m jaxrnn.{word} ")]
+    assert found
+    for command in found:
+        arguments = shlex.split(command.partition(" > ")[0])[3:]
+        assert cli.parse(options, args=arguments, config=config)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from crashes import (
     CHAR,
-    SERIES,
+    SINE,
     check_same,
     environment,
     lines_of,
@@ -80,7 +80,7 @@ def story(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     found["whole"] = run_process(
         folder,
         (*CHAR, "--run", "char-whole", "--steps-per-dispatch", "1"),
-        (*SERIES, "--run", "series-whole", "--steps-per-dispatch", "1"),
+        (*SINE, "--run", "series-whole", "--steps-per-dispatch", "1"),
     )
     found["killed early"] = run_process(
         folder,
@@ -101,7 +101,7 @@ def story(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 
     found["series killed"] = run_process(
         folder,
-        (*SERIES, "--run", "series-cut", "--steps-per-dispatch", "4"),
+        (*SINE, "--run", "series-cut", "--steps-per-dispatch", "4"),
         trap="at_line(8, signal.SIGKILL)",
     )
     found["series killed"]["step"] = saved_step(folder / "series-cut")

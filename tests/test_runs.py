@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrnn import checkpoint, files
-from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 
@@ -60,10 +60,10 @@ def test_a_moved_run_opens_where_it_is(run, tmp_path):
 
 def test_without_a_name_a_run_goes_by_its_task_and_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = Run.create("series", SeriesConfig(), {})
+    made = Run.create("sine", SineConfig(), {})
     assert made.path.parts[0] == "runs"
-    assert made.path.name.startswith("series-2")
-    assert Run.open(made.path).config == SeriesConfig(run=str(made.path))
+    assert made.path.name.startswith("sine-2")
+    assert Run.open(made.path).config == SineConfig(run=str(made.path))
 
 
 def test_two_runs_begun_in_the_same_second_do_not_collide(tmp_path, monkeypatch):

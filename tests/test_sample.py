@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrnn import cli, sample, train_step
-from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.models.char_lm import generate
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
     char_run(folder, "run", TEXT * 4)
     char_run(folder, "bytes", TEXT * 4, tokens="bytes")
     char_run(folder, "line", "one line only, without a break; " * 4)
-    make_run(folder, "series", SeriesConfig(hidden_size=4, run=str(folder / "series")))
+    make_run(folder, "sine", SineConfig(hidden_size=4, run=str(folder / "series")))
     (folder / "other").mkdir()
     return folder
 
@@ -118,7 +118,7 @@ def test_what_the_stream_cannot_show_is_replaced(folder, monkeypatch):
 BAD = {
     "no run": (["no"], "no run directory no"),
     "not a run": (["other"], "other is not a run directory"),
-    "another task": (["series"], "series is of the task 'series', expected 'char'"),
+    "another task": (["series"], "series is of the task 'sine', expected 'char'"),
     "unknown characters": (
         ["run", "--prime", "Zoo"],
         "--prime has 1 character that the vocabulary of",

@@ -1,28 +1,16 @@
 import codecs
 import csv
 import io
-import json
-import math
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tolerances import assert_close
 
-from jaxrnn.data.series import (
-    Scaler,
-    SineStreams,
-    load_series,
-    naive_errors,
-    read_column,
-    sine_data,
-)
-from jaxrnn.data.streams import windows
+from jaxrnn.data.dates import Frequency
+from jaxrnn.data.series import ReadOptions, made_series, read_series, show_date, split_rows
+from jaxrnn.data.table import read_table
 from jaxrnn.errors import InputError
-
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
 
 
 def message(call, *args, **kwargs) -> str:
@@ -42,273 +30,211 @@ def table(tmp_path):
     return write
 
 
+def read(path, **options) -> Any:
+    return read_series(path, ReadOptions(**options))
+
+
+def hours(rows: dict[int, str], header="date,x") -> str:
+    lines = [f"2020-01-{1 + k // 24:02} {k % 24:02}:00,{value}" for k, value in rows.items()]
+    return "\n".join([header, *lines]) + "\n"
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        'Month,"Passengers"\n"1949-01",112\n"1949-02",118.5\n',
-        '"Month","Passengers"\r\n"1949-01",112\r\n"1949-02",118.5',
-        "Month;Passengers\n1949-01;112\n1949-02;118.5\n\n  \n;\n",
-        "Month\tPassengers\n1949-01\t1.12e2\n1949-02\t +118.5 \n",
-        "Month | Passengers \n1949-01|112\n1949-02|118.5\n",
-        '"Month, or ""so""; a, b";Passengers\n"1949; 01";112\n"1949\n02";118.5\n',
-        codecs.BOM_UTF8 + b"Passengers,Month\n112,x\n118.5,y\n",
-        codecs.BOM_UTF8 + b"Passengers\r112\r118.5\r\r",
+        '"Month","Passengers"\n"1949-01",112.5\n"1949-02",118\n"1949-03",-1\n',
+        "Month;Passengers\r\n1949-01;112,5\r\n1949-02;118\r\n1949-03;-1\r\n",
+        codecs.BOM_UTF8 + b"Month\tPassengers\n1949-01\t112,5\n1949-02\t1,18e2\n1949-03\t-1",
+        "Passengers|Month\n112.5|1949-01\n118|1949-02\n-1|1949-03\n\n",
     ],
 )
-@pytest.mark.parametrize("target", ["", "Passengers", " Passengers "])
-def test_the_column_of_files_as_found_in_the_wild(table, content, target):
-    name, values = read_column(table(content), target)
-    assert name == "Passengers"
-    assert values.dtype == np.float64
-    np.testing.assert_array_equal(values, [112, 118.5])
-
-
-def test_a_column_is_chosen_by_name(table):
-    path = table("date,a,b\nx,1,-2.5\ny,3,4\n")
-    for target, expected in (("a", [1, 3]), ("b", [-2.5, 4])):
-        name, values = read_column(path, target)
-        assert name == target
-        np.testing.assert_array_equal(values, expected)
-
-
-@PROPERTY
-@given(
-    st.sampled_from(",;\t|"),
-    st.lists(st.tuples(st.text("a ,;|\"'\n", min_size=1), st.floats(-1e9, 1e9)), min_size=1),
-)
-def test_what_csv_writes_comes_back(tmp_path_factory, delimiter, rows):
-    path = tmp_path_factory.mktemp("csv") / "a.csv"
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, delimiter=delimiter)
-    writer.writerows([("note", "value"), *rows])
-    path.write_text(file.getvalue(), newline="")
-    np.testing.assert_array_equal(read_column(path, "value")[1], [value for _, value in rows])
-    assert read_column(path)[0] == "value"
-
-
-def test_without_target_there_must_be_one_column_of_numbers(table):
-    path = table("date,a,b\nx,1,2\ny,3,4\n")
-    assert message(read_column, path) == (
-        f"{path} has 2 columns of numbers ('a', 'b' of 'date', 'a', 'b'), expected one; choose"
-        " with --target"
+def test_files_as_found_in_the_wild(table, content):
+    series = read(table(content))
+    assert (series.targets, series.date_column) == (("Passengers",), "Month")
+    assert series.frequency == Frequency("months")
+    np.testing.assert_array_equal(series.values[:, 0], [112.5, 118, -1])
+    months = np.array(["1949-01", "1949-02", "1949-03"], "datetime64[M]")
+    np.testing.assert_array_equal(series.dates, months.astype("datetime64[s]"))
+    np.testing.assert_array_equal(
+        series.future_dates(1), np.array(["1949-04"], "datetime64[M]").astype("datetime64[s]")
     )
-    path = table("date,a\nx,1\ny,\nz,NA\n")
-    assert message(read_column, path) == (
-        f"{path} has no column of numbers only, its columns are 'date' (line 2: 'x'), 'a' (line 3:"
-        " ''); fill in or remove such rows, or choose with --target"
-    )
-    names = [f"c{k}" for k in range(30)]
-    path = table(",".join(names) + "\n" + ",".join("1" * 30) + "\n")
-    assert "'c19', ... of 'c0'" in message(read_column, path)
-    path = table(",".join(names) + "\n" + ",".join("x" * 30) + "\n")
-    assert "'c19' (line 2: 'x'), ...;" in message(read_column, path)
+    assert series.remarks == ()
 
 
-def test_an_unknown_column_gets_the_list_and_a_hint(table):
-    path = table("date,Passengers,OT\nx,1,2\n")
-    assert message(read_column, path, "ot") == (
-        f"{path} has no column 'ot' (--target), its columns are 'date', 'Passengers', 'OT'; did you"
-        " mean 'OT'?"
+def test_a_comma_in_a_file_of_commas_is_no_decimal_comma(table):
+    path = table('date,x\n2020-01-01,"1,234"\n2020-01-02,2\n')
+    assert "'1,234' in column 'x' is not a number" in message(read, path, targets=("x",))
+    assert read_table(table("a;b\n1,5;1.5\n")).numbers(0, "--targets")[0] == 1.5
+
+
+def test_columns_are_targets_covariates_and_known_in_this_order(table):
+    path = table("p,date,a,note,b,k\n1,2020-01-01,2,x,3,4\n5,2020-01-02,6,y,7,8\n")
+    series = read(path, targets=("b", "a"), covariates=("p",), known=("k",))
+    assert series.names == ("b", "a", "p", "k")
+    np.testing.assert_array_equal(series.values, [[3, 2, 1, 4], [7, 6, 5, 8]])
+    assert read(path).targets == ("p", "a", "b", "k")
+    assert read(path, known=("k",)).targets == ("p", "a", "b")
+    assert "--known names 'a', which is that of --targets" in message(
+        read, path, targets=("a",), known=("a",)
     )
-    assert message(read_column, path, "PASENGERS").endswith("did you mean 'Passengers'?")
-    assert message(read_column, path, "zzz").endswith("its columns are 'date', 'Passengers', 'OT'")
-    path = table("a,b,a\n1,2,3\n")
-    assert message(read_column, path, "a") == (
-        f"{path} has 2 columns named 'a' (--target), expected one; rename the others"
+    assert "--targets names 'date', which is that of --date-column" in message(
+        read, path, targets=("date",)
+    )
+    assert "no column 'B' (--covariates)" in message(read, path, covariates=("B",))
+    assert message(read, path, targets=("note",)) == (
+        f"{path}, line 2: 'x' in column 'note' is not a number; correct it, or choose another"
+        " column with --targets"
     )
 
 
-@pytest.mark.parametrize("gap", ["", "  ", "nan", "NaN", "NA", "n/a", "null", "inf", "-Infinity"])
-def test_a_gap_names_its_line(table, gap):
-    path = table(f'date,a\n"x\ny",1\nz,{gap}\nw,3\n')
-    assert message(read_column, path, "a") == (
-        f"{path}, line 4: {gap.strip()!r} in column 'a' is a gap, expected a finite number; fill in"
-        " or remove the row"
+def test_a_column_that_counts_rows_is_no_target_unless_it_is_named(table):
+    path = table(",date,x\n1,2020-01-01,5\n2,2020-01-02,4\n3,2020-01-03,9\n")
+    series = read(path)
+    assert series.targets == ("x",)
+    assert series.remarks == ("'' only counts the rows and is no target",)
+    path = table("n,x\n1,5\n2,4\n3,9\n")
+    assert read(path, targets=("n", "x")).values[:, 0].tolist() == [1, 2, 3]
+    assert read(table("n\n1\n2\n3\n")).targets == ("n",)  # all that there is
+
+
+def test_without_dates_rows_are_steps(table):
+    series = read(table("x,y\n3,1\n1,2\n2,7\n"))
+    assert (series.dates, series.frequency, series.season) == (None, None, 1)
+    assert series.future_dates(3) is None
+    path = table("t,x\n2020-01-02,3\n2020-01-01,4\n2021-05-05,1\n")
+    series = read(path, date_column="none")
+    assert series.dates is None
+    np.testing.assert_array_equal(series.values[:, 0], [3, 4, 1])
+
+
+def test_the_date_column_is_named_or_has_a_format(table):
+    path = table("a,b,x\n2020-01-01,01/02/2020,1\n2020-01-02,02/02/2020,2\n")
+    assert read(path).date_column == "a"
+    series = read(path, date_column="b", date_format="%d/%m/%Y")
+    assert show_date(series.dates[0]) == "2020-02-01"
+    assert "may begin with its day or its month; set --date-format" in message(
+        read, path, date_column="b"
     )
+    assert "no column of dates as --date-format '%Y %j'" in message(read, path, date_format="%Y %j")
+    path = table("a,x\n2020-01-01,1\nyesterday,2\n")
+    assert message(read, path).startswith(f"{path}, line 3: column 'a': 'yesterday' is not a date")
+    path = table("year,x\n2019,1\n2020,5\n2021,2\n")
+    series = read(path, date_column="year", date_format="%Y")
+    assert series.frequency == Frequency("months", 12)
+    assert series.targets == ("x",)
 
 
-@pytest.mark.parametrize("value", ["1_000", "12 kg", "0x1F", "1.234.5", "two"])
-def test_what_is_not_a_number_names_its_line(table, value):
-    path = table(f"date;a\nx;1\nz;{value}\nw;3\n")
-    assert message(read_column, path, "a") == (
-        f"{path}, line 3: {value!r} in column 'a' is not a number; correct it, or choose another"
-        " column with --target"
+def test_rows_out_of_order_are_sorted_and_said(table):
+    series = read(table(hours({2: "30", 0: "10", 1: "20"})))
+    np.testing.assert_array_equal(series.values[:, 0], [10, 20, 30])
+    assert series.remarks == ("rows out of order were sorted by date",)
+
+
+def test_dates_that_are_there_twice(table):
+    path = table("date,x\n2020-01-01,1\n2020-01-02,2\n2020-01-02,4\n2020-01-03,3\n2020-01-02,6\n")
+    assert message(read, path) == (
+        f"{path} has 2 rows whose date was there before, the first in line 4 (2020-01-02, as in"
+        " line 3); set --duplicates first, last or mean"
     )
+    for choice, value in (("first", 2), ("last", 6), ("mean", 4)):
+        series = read(path, duplicates=choice)
+        np.testing.assert_array_equal(series.values[:, 0], [1, value, 3])
+        assert "of 2 rows with a date that was there before" in series.remarks[1]
+    path = table("date,x,y\n2020-01-01,1,\n2020-01-01,,4\n2020-01-02,2,5\n")
+    np.testing.assert_array_equal(read(path, duplicates="mean").values, [[1, 4], [2, 5]])
 
 
-def test_a_ragged_row_names_its_line(table):
-    path = table("date,a\nx,1\ny\nz,3\n")
-    assert message(read_column, path) == (
-        f"{path}, line 3: 1 field, expected 2 as in the header; fill in or remove the row"
+def test_missing_rows_and_values(table):
+    path = table("date,x,y\n2020-01-01,1,2\n2020-01-02,NA,4\n2020-01-05,7,10\n2020-01-06,8,\n")
+    # the step of a day is the most frequent, so that two rows are missing
+    assert message(read, path) == (
+        f"{path} has 2 missing rows and 2 missing values, the first at 2020-01-02, column 'x';"
+        " set --gaps interpolate or previous, or fill them in"
     )
-    path = table("date,a\nx,1\n\nInternational airline passengers, in thousands, monthly\n")
-    assert message(read_column, path).startswith(f"{path}, line 3: 0 fields, expected 2")
-    path = table("date,a\nx,1\nThe end, in thousands, monthly\n")
-    assert message(read_column, path).startswith(f"{path}, line 3: 3 fields, expected 2")
+    series = read(path, gaps="interpolate")
+    assert_close(series.values[:, 0], [1, 2.5, 4, 5.5, 7, 8])
+    assert_close(series.values[:, 1], [2, 4, 6, 8, 10, 10])
+    assert len(series.dates) == 6
+    assert "filled by interpolation" in series.remarks[0]
+    series = read(path, gaps="previous")
+    np.testing.assert_array_equal(series.values, [[1, 2], [1, 4], [1, 4], [1, 4], [7, 10], [8, 10]])
+    path = table("date,x\n2020-01-01,\n2020-01-02,2\n2020-01-03,3\n")
+    assert "'x' begins with a missing value" in message(read, path, gaps="previous")
+    np.testing.assert_array_equal(read(path, gaps="interpolate").values[:, 0], [2, 2, 3])
+    path = table("x\n1\nnull\n3\n")
+    assert "1 missing value, the first at step 2, column 'x'" in message(read, path)
+    path = table("x,y\n1,NA\n2,\n3,\n")
+    assert "no value at all in 'y'" in message(read, path, targets=("x", "y"), gaps="previous")
 
 
-def test_a_header_and_rows_are_needed(table):
-    path = table("1949,112\n1950,118\n")
-    for target in ("", "Passengers"):
-        assert message(read_column, path, target) == (
-            f"{path}, line 1: '1949', '112', expected a header line; add the columns' names"
-        )
-    path = table("1949-01,112\n1949-02,118\n")  # the dates are no numbers, the header is missing
-    assert "'1949-01', '112', expected a header line" in message(read_column, path)
-    assert read_column(path, "112")[0] == "112"  # but who names it so means it so
-    path = table("date,a\n")
-    assert message(read_column, path) == (
-        f"{path} has no rows after line 1 ('date', 'a'), expected a header line and rows of values"
+def test_dates_that_are_on_no_grid(table):
+    path = table(hours({k: str(k % 5) for k in range(6)}) + "2020-01-01 06:20,3\n")
+    assert message(read, path) == (
+        f"{path}, line 8: 2020-01-01 06:20 lies between two steps of a series that is hourly;"
+        " correct it, or take rows as they are with --date-column none"
     )
-    path = table("\n  \n,\n")
-    assert message(read_column, path) == (
-        f"{path} has only blank lines, expected a header line and rows of values"
-    )
-    path = table("\ndate,a\nx,1\n")
-    assert message(read_column, path) == (
-        f"{path}, line 1: blank, expected a header line; add the columns' names"
-    )
+    assert len(read(path, date_column="none").values) == 7
+    path = table("date,x\n2020-01-01 00:00,1\n2020-01-01 00:01,2\n2021-01-01 00:00,1\n")
+    assert "no regular series" in message(read, path, gaps="previous")
+    with pytest.raises(InputError, match="lies between two steps of a series that is daily"):
+        read_series(table(hours({0: "1", 1: "2"})), ReadOptions(), Frequency("seconds", 86_400))
 
 
-def test_files_that_cannot_be_read(table, tmp_path):
-    missing = tmp_path / "missing.csv"
-    assert message(read_column, missing) == f"{missing}: no such file; check the path"
-    assert message(read_column, tmp_path).startswith(f"{tmp_path} is a directory, expected a file")
-    path = table("")
-    assert message(read_column, path) == f"{path} is empty, expected data; check the path"
-    path = table(b"date,a\nx,1\n\xe9,2\n")
-    assert message(read_column, path) == (
-        f"{path} is not UTF-8: byte 0xe9 at offset 11, line 3; convert the file to UTF-8"
-    )
-    path = table("date,a\nx,1\ny," + "1" * 200_000 + "\n")
-    assert message(read_column, path) == (
-        f"{path}, line 3: not CSV (field larger than field limit (131072)); correct the line"
-    )
-
-
-def test_scaler_is_mean_and_population_std():
-    values = np.array([1.0, 2.0, 6.0])
-    scaler = Scaler.of(values)
-    assert scaler.mean == 3
-    assert_close(scaler.std, math.sqrt((4 + 1 + 9) / 3))
-    assert_close(scaler.transform(values), (values - 3) / math.sqrt(14 / 3))
-    assert_close(scaler.inverse(scaler.transform(values)), values)
-    assert Scaler.of(np.array([0.1] * 7)) == Scaler(0.1, 1.0)
-    assert Scaler.of(np.array([5.0])) == Scaler(5.0, 1.0)
-    assert "std is inf, expected a finite number above 0" in message(
-        Scaler.of, np.array([1e300, -1e300, 0.0])
-    )
-
-
-def test_scaler_survives_json():
-    scaler = Scaler(0.1, 1 / 3)
-    assert scaler.to_dict() == {"mean": 0.1, "std": 1 / 3}
-    assert Scaler.from_dict(json.loads(json.dumps(scaler.to_dict()))) == scaler
-    assert Scaler.from_dict({"mean": 0, "std": 2}) == Scaler(0.0, 2.0)
+def test_rows_without_targets_at_the_end_are_the_future_of_what_is_known(table):
+    path = table("date,x,k\n2020-01-01,1,5\n2020-01-02,2,6\n2020-01-03,,7\n2020-01-04,NA,8\n")
+    series = read(path, known=("k",))
+    np.testing.assert_array_equal(series.values, [[1, 5], [2, 6]])
+    np.testing.assert_array_equal(series.future, [[7], [8]])
+    assert len(series.dates) == 2
+    assert series.remarks == ("2 rows without targets at the end are the future",)
+    assert "2 missing values" in message(read, path, targets=("x",))
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("split", "ends"),
     [
-        (None, "the scaler is None, expected an object with mean and std"),
-        ({"mean": 1.0}, "the scaler is {'mean': 1.0}, expected an object with mean and std"),
-        ({"mean": "1", "std": 1.0}, "expected an object with mean and std"),
-        ({"mean": True, "std": 1.0}, "expected an object with mean and std"),
-        ({"mean": float("nan"), "std": 1.0}, "mean is nan, expected a finite number"),
-        ({"mean": 0.0, "std": 0.0}, "std is 0.0, expected a finite number above 0"),
-        ({"mean": 0.0, "std": float("inf")}, "std is inf, expected a finite number above 0"),
+        ("0.7,0.1,0.2", (35, 40, 50)),
+        ("0.5,0,0.25", (25, 25, 37)),
+        ("30,10,5", (30, 40, 45)),
+        ("1,0,0", (50, 50, 50)),
+        ("2020-01-02,2020-01-02 12:00", (24, 36, 50)),
     ],
 )
-def test_a_broken_scaler_is_refused(values, expected):
-    assert expected in message(Scaler.from_dict, values)
+def test_parts_by_shares_rows_and_dates(table, split, ends):
+    series = read(table(hours({k: str(k % 7) for k in range(50)})))
+    assert split_rows(split, series) == ends
 
 
-def test_load_series_scales_by_the_training_part_alone(table):
-    path = table("a\n" + "\n".join(map(str, [1, 2, 6, 3, 3, 100, 200, 300])) + "\n")
-    data = load_series(path, "", batch_size=2, seq_len=2, val_fraction=0.375)  # 5 train
-    std = math.sqrt((4 + 1 + 9) / 5)
-    assert data.target == "a"
-    assert data.scaler == Scaler.of(np.array([1.0, 2, 6, 3, 3]))
-    scaled = (np.array([1, 2, 6, 3, 3, 100, 200, 300]) - 3) / std
-    assert data.train.steps_per_epoch == 1
-    batch = data.train.batch_at(0)
-    assert batch.inputs.shape == batch.targets.shape == (2, 2, 1)
-    assert batch.inputs.dtype == batch.targets.dtype == np.float32
-    assert bool(batch.starts)
-    assert_close(batch.inputs[..., 0], scaled[:4].reshape(2, 2), "float32")
-    assert_close(batch.targets[..., 0], scaled[1:5].reshape(2, 2), "float32")
-    assert data.val_inputs.dtype == data.val_targets.dtype == np.float32
-    assert_close(data.val_inputs[:, 0], scaled[:-1], "float32")
-    assert_close(data.val_targets[:, 0], scaled[1:], "float32")
-    assert data.counted_from == 4
-    (window,) = windows(data.val_inputs, data.val_targets, 1, 8, data.counted_from, num_context=9)
-    assert_close(window.targets[window.mask][:, 0], scaled[5:], "float32")
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("0.7,0.3", "'0.7' is not a date"),
+        ("a,b,c", "expected three fractions as 0.7,0.1,0.2, three numbers of rows, or two dates"),
+        ("0.7,0.4,0.2", "whose fractions are 1.3, above 1"),
+        ("40,10,1", "51 rows, of which there are 50"),
+        ("0,0.5,0.5", "leaves no rows to train on"),
+        ("2020-02-01,2020-01-01", "leaves no rows to train on"),
+    ],
+)
+def test_a_split_that_is_none(table, split, expected):
+    series = read(table(hours({k: str(k % 7) for k in range(50)})))
+    assert expected in message(split_rows, split, series)
 
 
-def test_a_scaler_given_is_kept(table):
-    path = table("a\n1\n2\n3\n4\n")
-    data = load_series(Path(path), "a", 1, 2, 0.0, Scaler(1.0, 2.0))
-    assert data.scaler == Scaler(1.0, 2.0)
-    np.testing.assert_array_equal(data.train.batch_at(0).inputs[0, :, 0], [0.0, 0.5])
-    assert data.val_inputs.shape == data.val_targets.shape == (0, 1)
-    assert list(windows(data.val_inputs, data.val_targets, 1, 4, data.counted_from)) == []
+def test_the_made_series_has_a_day_and_a_week():
+    series = made_series()
+    assert series.values.shape == (2016, 1)
+    assert (series.frequency, series.season) == (Frequency("seconds", 3600), 24)
+    np.testing.assert_array_equal(series.values, made_series().values)
+    by_day = series.values[:, 0].reshape(12, 7, 24)
+    spread = by_day.mean((0, 1))
+    assert spread.max() - spread.min() > 20
+    assert by_day[:, :5].mean() - by_day[:, 5:].mean() == pytest.approx(12, abs=1)
 
 
-def test_too_short_a_series_says_what_is_needed(table):
-    path = table("a\n" + "1\n2\n" * 4)
-    assert message(load_series, path, "", 2, 3, 0.25) == (
-        f"the training part of {path} has 6 values, one batch needs 7 (--batch-size 2 times"
-        " --seq-len 3 and one more for the last target); lower --batch-size or --seq-len"
-    )
-    assert message(load_series, path, "", 2, 4, 0.0).startswith(
-        f"{path} has 8 values, one batch needs 9"
-    )
-    assert message(load_series, path, "", 1, 3, 1e-20) == (
-        f"the validation part of {path} has 0 of 8 values, expected at least 1;"
-        " raise --val-fraction from 1e-20, or set it to 0 for none"
-    )
-    assert "has 0 values, one batch needs 4" in message(load_series, path, "", 1, 3, 0.99)
-
-
-@pytest.mark.parametrize("seq_len", [20, 7])
-def test_sine_batches_are_the_lessons(seq_len):
-    streams = SineStreams(seq_len)
-    assert streams.steps_per_epoch == 75
-    for step in (0, 1, 74, 75, 80):
-        # The lesson's loop, its batch as torch.Tensor(x).unsqueeze(0) makes it.
-        time_steps = np.linspace(step * np.pi, (step + 1) * np.pi, seq_len + 1)
-        data = np.sin(time_steps)
-        data.resize((seq_len + 1, 1))
-        batch = streams.batch_at(step)
-        assert batch.inputs.dtype == batch.targets.dtype == np.float32
-        assert batch.inputs.flags.c_contiguous
-        assert batch.targets.flags.c_contiguous
-        np.testing.assert_array_equal(batch.inputs, data[:-1].astype(np.float32)[None])
-        np.testing.assert_array_equal(batch.targets, data[1:].astype(np.float32)[None])
-        assert batch.starts == (step == 0)
-        assert isinstance(batch.starts, np.bool_)
-
-
-def test_sine_data_validates_on_the_25_segments_that_follow():
-    data = sine_data(4)
-    assert (data.target, data.scaler, data.counted_from) == ("sin", Scaler(0.0, 1.0), 300)
-    assert data.val_inputs.shape == data.val_targets.shape == (400, 1)
-    assert data.val_inputs.dtype == data.val_targets.dtype == np.float32
-    assert data.train.steps_per_epoch == 75
-    for k in (0, 74, 75, 99):
-        batch = SineStreams(4).batch_at(k)
-        np.testing.assert_array_equal(data.val_inputs[4 * k : 4 * k + 4], batch.inputs[0])
-        np.testing.assert_array_equal(data.val_targets[4 * k : 4 * k + 4], batch.targets[0])
-    assert_close(data.val_inputs[:, 0], np.sin(np.arange(400) * np.pi / 4), "float32")
-    assert_close(data.val_targets[:-1], data.val_inputs[1:], "float32")
-    chunks = windows(data.val_inputs, data.val_targets, 1, 40, data.counted_from, num_context=300)
-    assert sum(int(chunk.mask.sum()) for chunk in chunks) == 100
-
-
-def test_naive_errors_by_hand():
-    inputs = np.array([[9], [0], [1], [3]], np.float32)
-    targets = np.array([[0], [1], [3], [2]], np.float32)
-    assert naive_errors(inputs, targets, counted_from=1) == {"mse": 2.0, "mae": 4 / 3}
-    assert naive_errors(inputs, targets)["mse"] == (81 + 1 + 4 + 1) / 4
-    with pytest.raises(ValueError, match="4 positions, expected more than counted_from 4"):
-        naive_errors(inputs, targets, counted_from=4)
+def test_what_csv_writes_comes_back(table):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, 2))
+    file = io.StringIO()
+    csv.writer(file).writerows([["a", "b"], *values.tolist()])
+    np.testing.assert_array_equal(read(table(file.getvalue())).values, values)

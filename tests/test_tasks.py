@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from tolerances import assert_close
 
-from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.tasks import TASKS, HeldOut
@@ -50,13 +50,13 @@ def char_config(text_file: str, **options) -> CharConfig:
     return CharConfig(**(small | options))
 
 
-def series_config(rows_file: str, **options) -> SeriesConfig:
+def series_config(rows_file: str, **options) -> SineConfig:
     small: dict[str, Any] = {"data": rows_file, "target": "x", "hidden_size": 4, "seq_len": 5}
-    return SeriesConfig(**(small | options))
+    return SineConfig(**(small | options))
 
 
 def test_the_table_has_each_task_under_its_name():
-    assert list(TASKS) == ["char", "series", "sketch"]
+    assert list(TASKS) == ["char", "series", "sine", "sketch"]
     assert all(task.name == name for name, task in TASKS.items())
 
 
@@ -76,7 +76,7 @@ def test_metrics_of_text_are_nats_bits_and_perplexity(text_file):
 
 
 def test_metrics_of_a_series_are_means():
-    task, _ = TASKS["series"].load(SeriesConfig())
+    task, _ = TASKS["sine"].load(SineConfig())
     assert task.monitor == "mse"
     assert task.metrics({"mse": 6.0, "mae": 9.0}, 3) == {"mse": 2.0, "mae": 3.0}
 
@@ -129,7 +129,7 @@ def test_several_streams_warm_up_and_count_each_symbol_once(text_file):
 
 def test_a_series_is_validated_after_the_state_has_run_through_the_training_part(rows_file):
     config = series_config(rows_file, dtype="float64", num_layers=2, dropout=0.4)
-    task, data = TASKS["series"].load(config)
+    task, data = TASKS["sine"].load(config)
     _, skeleton, state = initial_state(task, config)
     held_out = data.held_out
     assert (len(held_out.inputs), held_out.counted_from, held_out.num_counted) == (119, 107, 12)
@@ -141,7 +141,7 @@ def test_a_series_is_validated_after_the_state_has_run_through_the_training_part
 
 
 def test_the_naive_row_is_the_last_value(rows_file):
-    _, data = TASKS["series"].load(series_config(rows_file))
+    _, data = TASKS["sine"].load(series_config(rows_file))
     column = np.loadtxt(rows_file, delimiter=",", skiprows=1)[:, 1]
     scaled = (column - column[:108].mean()) / column[:108].std()
     errors = np.diff(scaled)[107:]
@@ -153,7 +153,7 @@ def test_the_naive_row_is_the_last_value(rows_file):
 
 
 def test_the_scaler_is_that_of_the_training_part(rows_file):
-    _, data = TASKS["series"].load(series_config(rows_file))
+    _, data = TASKS["sine"].load(series_config(rows_file))
     column = np.loadtxt(rows_file, delimiter=",", skiprows=1)[:, 1]
     assert data.facts["scaler"] == {
         "mean": pytest.approx(column[:108].mean()),
@@ -162,7 +162,7 @@ def test_the_scaler_is_that_of_the_training_part(rows_file):
     assert data.facts["target"] == "x"
 
 
-@pytest.mark.parametrize("task_name", ["char", "series"])
+@pytest.mark.parametrize("task_name", ["char", "sine"])
 def test_facts_go_through_json_and_give_the_same_data(task_name, text_file, rows_file):
     config: Any = char_config(text_file) if task_name == "char" else series_config(rows_file)
     task, data = TASKS[task_name].load(config)
@@ -178,7 +178,7 @@ def test_facts_go_through_json_and_give_the_same_data(task_name, text_file, rows
 def test_data_that_has_changed_is_refused(text_file, rows_file):
     for name, path, config in (
         ("char", text_file, char_config(text_file)),
-        ("series", rows_file, series_config(rows_file)),
+        ("sine", rows_file, series_config(rows_file)),
     ):
         _, data = TASKS[name].load(config)
         with open(path) as file:
@@ -192,7 +192,7 @@ def test_data_that_has_changed_is_refused(text_file, rows_file):
         )
 
 
-@pytest.mark.parametrize("task_name", ["char", "series"])
+@pytest.mark.parametrize("task_name", ["char", "sine"])
 def test_facts_of_another_version_are_refused(task_name, text_file, rows_file):
     config: Any = char_config(text_file) if task_name == "char" else series_config(rows_file)
     for use in (TASKS[task_name].load, TASKS[task_name].from_facts):
@@ -203,7 +203,7 @@ def test_facts_of_another_version_are_refused(task_name, text_file, rows_file):
 
 
 def test_the_sine_is_the_lessons():
-    task, data = TASKS["series"].load(SeriesConfig())
+    task, data = TASKS["sine"].load(SineConfig())
     assert data.train.steps_per_epoch == 75
     for step in (0, 1, 74, 80):
         # The lesson: time_steps = np.linspace(step * np.pi, (step + 1) * np.pi, seq_length + 1)
@@ -218,15 +218,13 @@ def test_the_sine_is_the_lessons():
     np.testing.assert_allclose(held_out.inputs[:20, 0], np.sin(times), atol=1e-6)
     assert held_out.baseline["mse"] == pytest.approx(2 * math.sin(math.pi / 40) ** 2, rel=1e-4)
     assert task.target == "sin"
-    assert "--batch-size is 2, expected 1" in message(
-        TASKS["series"].load, SeriesConfig(batch_size=2)
-    )
+    assert "--batch-size is 2, expected 1" in message(TASKS["sine"].load, SineConfig(batch_size=2))
 
 
 @pytest.mark.parametrize("seq_len", [20, 60])
 def test_the_sines_validation_goes_on_from_the_trained_state(seq_len):
-    config = SeriesConfig(hidden_size=4, seq_len=seq_len, dtype="float64")
-    task, data = TASKS["series"].load(config)
+    config = SineConfig(hidden_size=4, seq_len=seq_len, dtype="float64")
+    task, data = TASKS["sine"].load(config)
     _, skeleton, state = initial_state(task, config)
     carry = state.carry + 0.7
     inputs = jnp.asarray(data.held_out.inputs[None], jnp.float64)
@@ -263,7 +261,7 @@ def test_a_preview_of_bytes_is_text(text_file):
 @pytest.mark.parametrize("options", [{}, {"val_fraction": 0.0}, {"val_fraction": 0.5}])
 def test_a_picture_of_the_prediction(options, rows_file, tmp_path):
     config = series_config(rows_file, **options)
-    task, data = TASKS["series"].load(config)
+    task, data = TASKS["sine"].load(config)
     _, skeleton, state = initial_state(task, config)
     task.illustrate(skeleton, state.params, state.carry, data, tmp_path)
     picture = tmp_path / "prediction.png"
@@ -282,7 +280,7 @@ def test_evaluation_reads_a_whole_file_with_the_runs_facts(text_file, rows_file,
     assert "has 5 characters that the vocabulary" in message(
         task.read_evaluation, str(tmp_path / "new.txt")
     )
-    series, _ = TASKS["series"].load(series_config(rows_file))
+    series, _ = TASKS["sine"].load(series_config(rows_file))
     (tmp_path / "new.csv").write_text("x\n1\n2.5\n-3\n")
     held_out = series.read_evaluation(str(tmp_path / "new.csv"))
     scaled = series.scaler.transform(np.array([1, 2.5, -3]))
@@ -298,7 +296,7 @@ def test_evaluation_reads_a_whole_file_with_the_runs_facts(text_file, rows_file,
 def test_losses_of_the_tasks_are_means_over_all_positions(text_file, rows_file):
     for name, config in (
         ("char", char_config(text_file, dropout=0.0, cell="rnn", num_layers=1)),
-        ("series", series_config(rows_file, dtype="float64")),
+        ("sine", series_config(rows_file, dtype="float64")),
     ):
         task, data = TASKS[name].load(config)
         _, skeleton, state = initial_state(task, config)
@@ -316,10 +314,10 @@ def test_a_series_changed_in_one_value_is_not_the_runs(tmp_path, val_fraction):
     path = tmp_path / "series.csv"
     values = [(k * 7) % 11 for k in range(40)]
     path.write_text("value\n" + "\n".join(map(str, values)))
-    config = SeriesConfig(data=str(path), seq_len=5, val_fraction=val_fraction)
-    _, data = TASKS["series"].load(config)
-    TASKS["series"].load(config, data.facts)
+    config = SineConfig(data=str(path), seq_len=5, val_fraction=val_fraction)
+    _, data = TASKS["sine"].load(config)
+    TASKS["sine"].load(config, data.facts)
     values[3] += 1
     path.write_text("value\n" + "\n".join(map(str, values)))
     with pytest.raises(InputError, match="is not what the run was made with"):
-        TASKS["series"].load(config, data.facts)
+        TASKS["sine"].load(config, data.facts)

@@ -40,7 +40,7 @@ def char_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
-    return series_run(tmp_path_factory.mktemp("series") / "run")
+    return series_run(tmp_path_factory.mktemp("sine") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_what_is_not_a_whole_run_is_one_line(series, tmp_path, capsys):
     (copy / "checkpoints/last.safetensors").write_bytes(whole[:-100])
     assert "is not a whole checkpoint" in refused(copy)
     (copy / "checkpoints/last.safetensors").write_bytes(whole)
-    (copy / "config.toml").write_text('task = "series"\nhidden_size = 9\n')
+    (copy / "config.toml").write_text('task = "sine"\nhidden_size = 9\n')
     assert "was made by other options" in refused(copy)
 
 

@@ -24,7 +24,7 @@ from tolerances import assert_close
 import torch_compat
 from jaxrnn import checkpoint, evaluate, sample, train
 from jaxrnn.config import CharConfig, to_toml
-from jaxrnn.data.series import sine_data
+from jaxrnn.data.sine import sine_data
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 from torch_compat import directory as directories
@@ -327,7 +327,7 @@ def test_what_is_presumed_is_said(tmp_path, capsys):
     assert "the RNN's nonlinearity is presumed to be tanh" in printed
     assert "this is a run of the sine" in printed
     assert import_(tmp_path / "a.pt", "--to", tmp_path / "b", "--target", "price") == 2
-    assert "--target is 'price', expected with the --data of a series" in capsys.readouterr().err
+    assert "--target is 'price', expected with the --data of a sine run" in capsys.readouterr().err
 
 
 def test_the_file_of_options_may_name_the_data(net, text, tmp_path, capsys):
@@ -448,7 +448,7 @@ def test_it_never_writes_over_what_is_there(net, tmp_path, capsys):
     assert import_(tmp_path / "net.pt", "--to", made, "--force") == 2
     assert "holds more than what this command writes (notes.txt)" in capsys.readouterr().err
     assert import_(tmp_path / "net.pt", "--to", "") == 2
-    (tmp_path / "wrong.toml").write_text('task = "series"\n')
+    (tmp_path / "wrong.toml").write_text('task = "sine"\n')
     given = ("--config", tmp_path / "wrong.toml")
     assert import_(tmp_path / "net.pt", "--to", tmp_path / "new", *given) == 2
     assert "--config is not of the task 'char'" in capsys.readouterr().err

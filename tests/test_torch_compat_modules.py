@@ -29,7 +29,7 @@ from twins import (
 )
 
 import torch_compat
-from jaxrnn.data.series import Scaler
+from jaxrnn.data.scaler import Scaler
 from jaxrnn.data.text import BYTES, Vocabulary
 from jaxrnn.models import char_lm, split
 from jaxrnn.models.char_lm import CharLM

@@ -13,7 +13,7 @@ from flax import nnx
 from tolerances import assert_close
 
 from jaxrnn import train_step, training
-from jaxrnn.config import CharConfig, SeriesConfig
+from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.models.forecaster import Forecaster
@@ -94,7 +94,7 @@ def two_groups(cls, twin, **options):
 def test_every_moment_is_its_parameters_both_ways(rule, dtype):
     model, twin = build(dtype)
     _, params = split(model)
-    config = SeriesConfig(**RULES[rule])
+    config = SineConfig(**RULES[rule])
     zero = train_step.optimizer(config).init(params)
     state = counted(random_like(zero), 7)
     optimizer = make_torch_optimizer(config, twin)
@@ -170,7 +170,7 @@ def test_any_chain_around_one_adam_over_any_tree_of_parameters(shape, chain):
 @pytest.mark.parametrize("rule", ["adamw", "sgd"])
 def test_an_optimizer_that_has_not_stepped_is_the_zero_state(rule):
     model, twin = build()
-    config = SeriesConfig(**RULES[rule])
+    config = SineConfig(**RULES[rule])
     zero = train_step.optimizer(config).init(split(model)[1])
     like = counted(random_like(zero), 5)
     assert_same_bits(from_torch_optimizer(make_torch_optimizer(config, twin), twin, like), zero)
@@ -227,7 +227,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**RULES["adamw"], "cell": "lstm", "schedule": "constant", "warmup_steps": 4},
     ),
     "char-gru-adam": ("char", {**RULES["adam"], "cell": "gru", "schedule": "constant"}),
-    "series-rnn-sgd": ("series", {**RULES["sgd"], "cell": "rnn"}),
+    "series-rnn-sgd": ("sine", {**RULES["sgd"], "cell": "rnn"}),
     "char-rnn-adamw-float32": ("char", {**RULES["adamw"], "cell": "rnn", "dtype": "float32"}),
 }
 STEPS, SWITCH = 9, 4
@@ -254,7 +254,7 @@ class Both:
             small |= {"data": file, "embedding_size": 0, "batch_size": 3, "warmup_steps": 0} | small
             self.config = CharConfig(num_layers=2, **small)
         else:
-            self.config = SeriesConfig(**small)
+            self.config = SineConfig(**small)
         self.task, self.data = TASKS[task].load(self.config)
         self.skeleton, _, state = train_step.initial_state(self.task, self.config)
         self.rate = train_step.learning_rate(self.config, STEPS)
@@ -446,15 +446,15 @@ def test_counts_that_differ_are_refused():
 
 def test_hyperparameters_are_those_of_the_options():
     _, twin = build()
-    config = SeriesConfig(optimizer="adamw", weight_decay=0.25, lr=0.1)
+    config = SineConfig(optimizer="adamw", weight_decay=0.25, lr=0.1)
     adamw = make_torch_optimizer(config, twin)
     assert type(adamw) is torch.optim.AdamW
     (group,) = adamw.param_groups
     found = [group[key] for key in ("lr", "weight_decay", "betas", "eps")]
     assert found == [float(np.float32(0.1)), 0.25, (0.9, 0.999), 1e-8]
-    adam = make_torch_optimizer(SeriesConfig(optimizer="adam"), twin, lr=0.5)
+    adam = make_torch_optimizer(SineConfig(optimizer="adam"), twin, lr=0.5)
     assert (type(adam), adam.param_groups[0]["lr"]) == (torch.optim.Adam, 0.5)
     assert adam.param_groups[0]["weight_decay"] == 0
-    sgd = make_torch_optimizer(SeriesConfig(optimizer="sgd", momentum=0.7), twin)
+    sgd = make_torch_optimizer(SineConfig(optimizer="sgd", momentum=0.7), twin)
     assert (type(sgd), sgd.param_groups[0]["momentum"]) == (torch.optim.SGD, 0.7)
     assert not sgd.param_groups[0]["nesterov"]

@@ -12,7 +12,7 @@ from torch_compat import export_run, output
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
-    return series_run(tmp_path_factory.mktemp("series") / "run")
+    return series_run(tmp_path_factory.mktemp("sine") / "run")
 
 
 def test_a_failing_disk_is_one_line_and_leaves_nothing(series, tmp_path, capsys, monkeypatch):

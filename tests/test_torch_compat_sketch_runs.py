@@ -295,7 +295,7 @@ def test_the_scale_of_a_file_stays_and_other_classes_are_refused(runs, data, tmp
         assert import_(tmp_path / "one", "--to", tmp_path / "other", *flags) == 2
         assert flags[0] in capsys.readouterr().err
     config = tmp_path / "series.toml"
-    config.write_text('task = "series"\n')
+    config.write_text('task = "sine"\n')
     assert import_(tmp_path / "one", "--to", tmp_path / "other", "--config", config) == 2
     assert "is not of the task 'sketch'" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from jaxrnn import checkpoint, report, train
-from jaxrnn.config import CONFIGS, CharConfig, SeriesConfig, to_toml
+from jaxrnn.config import CONFIGS, CharConfig, SineConfig, to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 
@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "gap.csv").write_text("t,x\n" + "\n".join(f"{k},{k or ''}" for k in range(60)))
     (folder / "bad.toml").write_text("hiden_size = 3\n")
     (folder / "not.toml").write_text("lr = \n")
-    (folder / "series.toml").write_text('task = "series"\n')
+    (folder / "sine.toml").write_text('task = "sine"\n')
     config = CharConfig(
         data=str(folder / "text.txt"),
         cell="rnn",
@@ -83,7 +83,7 @@ def command(monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
 
 
 BAD = {
-    "unknown task": (["chat"], "unknown task 'chat', expected one of char, series"),
+    "unknown task": (["chat"], "unknown task 'chat', expected one of char, series, sine"),
     "no such file": (["char", "--data", "no.txt"], "no.txt: no such file"),
     "directory": (["char", "--data", "other"], "other is a directory"),
     "empty": (["char", "--data", "empty.txt"], "empty.txt is empty"),
@@ -94,16 +94,16 @@ BAD = {
     ),
     "not UTF-8": (["char", "--data", "latin.txt"], "latin.txt is not UTF-8: byte 0xe9 at offset 3"),
     "no such column": (
-        ["series", "--data", "rows.csv", "--target", "price"],
+        ["sine", "--data", "rows.csv", "--target", "price"],
         "rows.csv has no column 'price' (--target), its columns are 't', 'x'",
     ),
-    "column not named": (["series", "--data", "rows.csv"], "choose with --target"),
-    "gaps": (["series", "--data", "gap.csv", "--target", "x"], "line 2: '' in column 'x' is a gap"),
+    "column not named": (["sine", "--data", "rows.csv"], "choose with --target"),
+    "gaps": (["sine", "--data", "gap.csv", "--target", "x"], "line 2: '' in column 'x' is a gap"),
     "few values": (
-        ["series", "--data", "rows.csv", "--target", "x", "--seq-len", "60"],
+        ["sine", "--data", "rows.csv", "--target", "x", "--seq-len", "60"],
         "one batch needs 61",
     ),
-    "sine in batches": (["series", "--batch-size", "2"], "--batch-size is 2, expected 1"),
+    "sine in batches": (["sine", "--batch-size", "2"], "--batch-size is 2, expected 1"),
     "range": (["char", "--hidden-size", "0"], "--hidden-size is 0, expected at least 1"),
     "rate": (["char", "--lr", "0"], "--lr is 0.0, expected above 0"),
     "backend": (
@@ -125,15 +125,15 @@ BAD = {
     ),
     "not TOML": (["--config", "not.toml"], "the configuration not.toml is not TOML"),
     "task of config": (
-        ["char", "--config", "series.toml"],
-        "the task is 'char', but series.toml is of the task 'series'",
+        ["char", "--config", "sine.toml"],
+        "the task is 'char', but sine.toml is of the task 'sine'",
     ),
     "config and resume": (["--config", "run.toml", "--resume", "run"], "exclude each other"),
     "resume nothing": (["--resume", "no"], "no run directory no"),
     "resume no run": (["--resume", "other"], "other is not a run directory"),
     "resume another task": (
-        ["series", "--resume", "run"],
-        "the task is 'series', but run is of the task 'char'",
+        ["sine", "--resume", "run"],
+        "the task is 'sine', but run is of the task 'char'",
     ),
     "resume other options": (
         ["--resume", "run", "--hidden-size", "9", "--lr", "0.5", "--steps", "9"],
@@ -220,8 +220,8 @@ def test_without_arguments_it_is_a_character_model_of_the_built_in_text():
 
 
 def test_the_task_is_the_first_word():
-    assert train.parse(["series"])[:1] == ("series",)
-    assert train.parse(["series"])[1].training == SeriesConfig()
+    assert train.parse(["sine"])[:1] == ("sine",)
+    assert train.parse(["sine"])[1].training == SineConfig()
     task_name, parsed, _ = train.parse(["--hidden-size", "8"])
     assert (task_name, parsed.training) == ("char", CharConfig(hidden_size=8))
 
@@ -284,7 +284,7 @@ def test_help_shows_examples_and_every_option(task, monkeypatch, capsys):
     code, out, err = command(monkeypatch, capsys, task, "--help")
     assert (code, err) == (0, "")
     assert "examples:" in out
-    for example in ("series --data file.csv --target price", "--resume runs/"):
+    for example in ("sine --data file.csv --target price", "--resume runs/"):
         assert f"  python -m jaxrnn.train {example}" in out
     for name in CONFIGS[task].__dataclass_fields__:
         flag = name.replace("_", "-")
@@ -361,7 +361,7 @@ def test_a_dry_run_shows_sizes_and_writes_nothing(tmp_path, monkeypatch, capsys)
 def test_a_dry_run_of_a_series_shows_it(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = str(folder / "rows.csv")
-    argv = ("series", "--data", data, "--target", "x", "--hidden-size", "4", "--dtype", "bfloat16")
+    argv = ("sine", "--data", data, "--target", "x", "--hidden-size", "4", "--dtype", "bfloat16")
     code, out, err = command(monkeypatch, capsys, *argv, "--dry-run")
     assert (code, err) == (0, "")
     assert "bfloat16" in out
@@ -372,8 +372,8 @@ def test_a_dry_run_of_a_series_shows_it(folder, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "argv",
     [
-        ("series", "--seq-len", "60", "--steps", "2"),  # validation of more than one window
-        ("series", "--data", "rows.csv", "--target", "x", "--val-fraction", "0", "--steps", "2"),
+        ("sine", "--seq-len", "60", "--steps", "2"),  # validation of more than one window
+        ("sine", "--data", "rows.csv", "--target", "x", "--val-fraction", "0", "--steps", "2"),
     ],
     ids=["a long sine", "no validation part"],
 )
@@ -389,7 +389,7 @@ def test_series_train_to_the_end(argv, folder, tmp_path, monkeypatch, capsys):
 
 def test_the_lessons_sine_is_learnt(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, out, err = command(monkeypatch, capsys, "series", "--run", "sine")
+    code, out, err = command(monkeypatch, capsys, "sine", "--run", "sine")
     assert (code, err) == (0, "")
     run = Run.open("sine")
     lines = run.metrics()
@@ -478,7 +478,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_code_1(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     rows = [f"{k % 5}" for k in range(60)]
     Path("rows.csv").write_text("x\n" + "\n".join(rows))
-    argv = ("series", "--data", "rows.csv", "--hidden-size", "4", "--steps", "60", "--run", "a")
+    argv = ("sine", "--data", "rows.csv", "--hidden-size", "4", "--steps", "60", "--run", "a")
     argv = (*argv, "--optimizer", "sgd", "--lr", "1e30", "--checkpoint-every", "1")
     code, _, err = command(monkeypatch, capsys, *argv)
     assert code == 1

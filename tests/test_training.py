@@ -26,7 +26,7 @@ from small_runs import (
 from tolerances import assert_close
 
 from jaxrnn import checkpoint, train_step, training
-from jaxrnn.config import SeriesConfig
+from jaxrnn.config import SineConfig
 from jaxrnn.models import split
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
@@ -192,12 +192,10 @@ def stop_at(call: int):
 
 def test_stopped_and_resumed_gives_the_same_bits(tmp_path):
     """In one process, and its end moved; ``test_resume`` kills processes."""
-    config = SeriesConfig(
-        hidden_size=4, steps=14, eval_every=5, log_every=3, run=str(tmp_path / "a")
-    )
-    whole, _ = train(dataclasses.replace(config, steps_per_dispatch=1), "series")
+    config = SineConfig(hidden_size=4, steps=14, eval_every=5, log_every=3, run=str(tmp_path / "a"))
+    whole, _ = train(dataclasses.replace(config, steps_per_dispatch=1), "sine")
     config = dataclasses.replace(config, run=str(tmp_path / "b"), steps_per_dispatch=3)
-    cut, outcome = train(config, "series", stop_requested=stop_at(6))  # a validation asks, too
+    cut, outcome = train(config, "sine", stop_requested=stop_at(6))  # a validation asks, too
     assert (outcome.reason, outcome.step) == ("SIGTERM", 8)  # after groups of 3, 2, 3
     assert last_of(cut)[1]["step"] == 8
     cut, outcome = go_on(cut)
@@ -210,7 +208,7 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path):
     # A finished run gone on with to more steps, as if it had been meant so from the start.
     longer, _ = go_on(cut, dataclasses.replace(cut.config, steps=16))
     config = dataclasses.replace(config, steps=16, run=str(tmp_path / "c"))
-    straight, _ = train(config, "series")
+    straight, _ = train(config, "sine")
     assert_same_bits(last_of(longer)[0], last_of(straight)[0])
 
 
@@ -253,7 +251,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_checkpoint(
     tmp_path, text_file, monkeypatch
 ):
     original = training.stack_batches
-    config = SeriesConfig(
+    config = SineConfig(
         hidden_size=4, steps=9, checkpoint_every=2, eval_every=100, run=str(tmp_path / "a")
     )
 
@@ -265,8 +263,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_checkpoint(
         return inputs, targets, starts
 
     monkeypatch.setattr(training, "stack_batches", poisoned)
-    task, data = TASKS["series"].load(config)
-    run = Run.create("series", config, data.facts)
+    task, data = TASKS["sine"].load(config)
+    run = Run.create("sine", config, data.facts)
     last = run.checkpoint_path("last")
     with pytest.raises(training.NotFiniteError) as caught:
         training.train(task, data, run, display=quiet())
@@ -290,9 +288,9 @@ def test_without_a_checkpoint_none_is_named(tmp_path, text_file, monkeypatch):
         return inputs, np.full_like(targets, np.inf), starts
 
     monkeypatch.setattr(training, "stack_batches", poisoned)
-    config = SeriesConfig(hidden_size=4, steps=9, run=str(tmp_path / "a"))
+    config = SineConfig(hidden_size=4, steps=9, run=str(tmp_path / "a"))
     with pytest.raises(training.NotFiniteError, match=r"step 1: .* no checkpoint was made yet"):
-        train(config, "series")
+        train(config, "sine")
     assert list((tmp_path / "a" / "checkpoints").iterdir()) == []
 
 
@@ -363,17 +361,17 @@ def poison(monkeypatch, steps: set[int]):
 
 
 def test_a_step_that_is_left_out_changes_nothing(tmp_path, monkeypatch):
-    config = SeriesConfig(
+    config = SineConfig(
         hidden_size=4, steps=6, log_every=2, run=str(tmp_path / "a"), not_finite="skip"
     )
-    task, data = TASKS["series"].load(config)
+    task, data = TASKS["sine"].load(config)
     skeleton, _, state = train_step.initial_state(task, config)
     step = train_step.make_step(task.loss, skeleton, config, 6)
     batches = [training.stack_batches(data, k, 1, 1) for k in range(6)]
     for k in (0, 1, 4, 5):  # the rate is constant: nothing but Adam's count knows the number
         state, _ = step(state, *batches[k], 1)
     poison(monkeypatch, {2, 3})
-    run, outcome = train(config, "series")
+    run, outcome = train(config, "sine")
     arrays, meta = last_of(run)
     assert outcome.step == meta["step"] == int(arrays["step"]) == 6
     assert meta["progress"]["skipped"] == 2
@@ -391,7 +389,7 @@ def test_a_step_that_is_left_out_changes_nothing(tmp_path, monkeypatch):
 
 def test_too_many_steps_left_out_end_the_run(tmp_path, monkeypatch):
     poison(monkeypatch, set(range(3, 100)))
-    config = SeriesConfig(
+    config = SineConfig(
         hidden_size=4,
         steps=50,
         run=str(tmp_path / "a"),
@@ -400,7 +398,7 @@ def test_too_many_steps_left_out_end_the_run(tmp_path, monkeypatch):
         eval_every=100,
     )
     with pytest.raises(training.NotFiniteError, match=r"step 13: .*and so were the 9 steps before"):
-        train(config, "series")
+        train(config, "sine")
     arrays, _ = last_of(Run.open(tmp_path / "a"))
     assert all(np.isfinite(array).all() for array in arrays.values())
 

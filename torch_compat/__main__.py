@@ -52,7 +52,7 @@ class ExportOptions:
     examples:
       python -m torch_compat export runs/char-20250101-120000 --to exported
       python -m torch_compat export runs/char-20250101-120000 --to exported --format pt2 onnx
-      python -m torch_compat export runs/series-20250101-120000 --to exported --force
+      python -m torch_compat export runs/sine-20250101-120000 --to exported --force
       python -c 'import torch_compat; print(torch_compat.load("exported"))'
     """
 

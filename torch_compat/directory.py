@@ -1,7 +1,7 @@
 """An exported model's directory: what lies in it, and the only code that reads and lays it out.
 
     config.json         format, model (a class in ``modules``), its arguments, dtype, vocabulary,
-                        scaler or strokes, task, source (run, checkpoint, step, versions),
+                        scaler, series or strokes, task, source (run, checkpoint, step, versions),
                         versions, and a sha256 over all of these and the weights
     model.safetensors   the parameters under torch's names
 
@@ -23,28 +23,35 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxrnn.data.series import Scaler
+from jaxrnn.data.dates import CYCLES, Frequency
+from jaxrnn.data.scaler import Scaler
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
 from torch_compat import layout
 
 FORMAT = 2
+LEVELLED = ("quantiles", "student_t")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-CARRIED = ("vocabulary", "scaler", "strokes")
+CARRIED = ("vocabulary", "scaler", "series", "strokes")
 """What a model has besides its parameters."""
 
 _BODY = ("hidden_size", "num_layers")
-_MODELS = {
+_HORIZON = (*layout.HORIZON_SIZES, *_BODY)
+_DISTRIBUTED = {"cell", "dropout", "normalize", "distribution", "levels"}
+_MODELS: dict[str, tuple[tuple[str, ...], set[str], str]] = {
     "CharLM": (("num_symbols", "embedding_size", *_BODY), {"cell", "dropout"}, "vocabulary"),
     "MinCharLM": (("num_symbols", "embedding_size", *_BODY), {"cell", "dropout"}, "vocabulary"),
     "Forecaster": (("input_size", "output_size", *_BODY), {"cell", "dropout"}, "scaler"),
+    "DirectForecaster": (_HORIZON, _DISTRIBUTED, "series"),
+    "RecursiveForecaster": (_HORIZON, _DISTRIBUTED, "series"),
+    "SegmentForecaster": ((*_HORIZON, "segment_len"), _DISTRIBUTED, "series"),
     "SketchRNN": (
         (*layout.SKETCH_SIZES, "class_size"), {"decoder", "conditional"}, "strokes",
     ),
 }  # fmt: skip
 """The sizes among a model's arguments, the others, and what it may carry."""
 
-_MAY_BE_0 = ("embedding_size", "num_classes")
+_MAY_BE_0 = ("embedding_size", "num_classes", "num_covariates", "num_known")
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 """As safetensors has them, and as NumPy does."""
@@ -142,8 +149,50 @@ def _check(config: Mapping[str, Any], header: Mapping[str, Mapping[str, Any]]) -
         scaler = config["scaler"]
         Scaler.from_dict({name: scaler[name] for name in ("mean", "std")})
         scaler["target"].encode()
+    if "normalize" in others:
+        _check_distribution(arguments)
+    if "series" in config:
+        _check_series(config["series"], arguments)
     if "strokes" in config:
         _check_strokes(config["strokes"], arguments["num_classes"])
+
+
+def _check_distribution(arguments: Mapping[str, Any]) -> None:
+    """Raise an error where a forecaster of many steps can't have these arguments."""
+    known = {"normalize": ("none", "last", "revin"), "distribution": ("point", *LEVELLED)}
+    for name, values in known.items():
+        if arguments[name] not in values:
+            raise ValueError(f"{name} is {arguments[name]!r}")
+    levels = arguments["levels"]
+    if not (isinstance(levels, list) and 0.5 in levels and all(0 < v < 1 for v in levels)):
+        raise ValueError(f"levels are {levels!r}, expected numbers in (0, 1) with 0.5")
+    if levels != sorted(set(levels)) or len(levels) > 1000:
+        raise ValueError(f"levels are {levels!r}, expected ascending")
+
+
+def _check_series(series: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise an error where this is not what a forecaster of many steps carries."""
+    sizes = {name: len(series[name]) for name in ("targets", "covariates", "known", "calendar")}
+    expected = {
+        "num_targets": sizes["targets"],
+        "num_covariates": sizes["covariates"],
+        "num_known": sizes["known"] + 2 * sizes["calendar"],
+    }
+    for name, size in expected.items():
+        if arguments[name] != size:
+            raise ValueError(f"series has {size} of {name}, the model {arguments[name]}")
+    columns = [*series["targets"], *series["covariates"], *series["known"]]
+    for name in columns:
+        name.encode()
+    if unknown := set(series["calendar"]) - set(CYCLES):
+        raise ValueError(f"series' calendar has {', '.join(sorted(unknown))}")
+    if len([Scaler.from_dict(scaler) for scaler in series["scalers"]]) != len(columns):
+        raise ValueError(f"series has {len(series['scalers'])} scalers of {len(columns)} columns")
+    if series["frequency"] is not None:
+        Frequency.from_dict(series["frequency"])
+    for name in ("input_len", "num_samples", "season"):
+        if type(series[name]) is not int or series[name] < 1:
+            raise ValueError(f"series' {name} is {series[name]!r}, expected 1 or more")
 
 
 def _check_strokes(strokes: Mapping[str, Any], num_classes: int) -> None:

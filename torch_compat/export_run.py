@@ -57,7 +57,8 @@ def _subject(run: Run, checkpoint: str) -> tuple[Subject, dict[str, Any]]:
     skeleton, params, meta = load_model(task, run, checkpoint)
     carried = {
         "char": lambda: {"vocabulary": task.vocabulary.to_dict()},
-        "series": lambda: {"scaler": {**task.scaler.to_dict(), "target": task.target}},
+        "series": lambda: {"series": task.carried},
+        "sine": lambda: {"scaler": {**task.scaler.to_dict(), "target": task.target}},
         "sketch": lambda: {
             "strokes": {k: run.facts[k] for k in ("scale", "num_points", "extent", "classes")}
         },

@@ -173,7 +173,7 @@ def _compare_module(subject: Subject, directory: Path, gradients: bool) -> list[
 
 
 def _refuse_pt2(subject: Subject) -> str | None:
-    if (name := subject.description[0]) in ("SketchRNN", "MinCharLM"):
+    if (name := subject.description[0]) not in ("CharLM", "Forecaster"):
         return f"a program of CharLM and Forecaster is written so, not of {name}: take module"
     if not installed("torch._higher_order_ops.scan"):
         return "this torch has no scan, which dynamic lengths need; install torch 2.7 or newer"

@@ -16,8 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.config import CONFIGS, CharConfig, SeriesConfig, SketchConfig, TrainConfig
-from jaxrnn.data.series import Scaler
+from jaxrnn.config import (
+    CONFIGS,
+    CharConfig,
+    SeriesConfig,
+    SineConfig,
+    SketchConfig,
+    TrainConfig,
+)
+from jaxrnn.data.scaler import Scaler
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
@@ -28,14 +35,24 @@ from torch_compat import directory as directories
 from torch_compat import files, layout, magenta, output
 
 _RUN_FILES = {
-    *("config.toml", "run.json", "metrics.jsonl", "loss.png", "samples.txt", "prediction.png")
+    *("config.toml", "run.json", "metrics.jsonl", "loss.png", "samples.txt", "prediction.png"),
+    "test.json",
 }
 _CHECKPOINTS = {f"{name}.safetensors" for name in ("last", "previous", "best", "damaged")}
 
-_TASK_OF = {"CharLM": "char", "MinCharLM": "char", "Forecaster": "series", "SketchRNN": "sketch"}
+_HEADS = {
+    "DirectForecaster": "direct",
+    "RecursiveForecaster": "recursive",
+    "SegmentForecaster": "segments",
+}
+_TASK_OF = {
+    **{"CharLM": "char", "MinCharLM": "char", "Forecaster": "sine", "SketchRNN": "sketch"},
+    **dict.fromkeys(_HEADS, "series"),
+}
 QUICKDRAW_EXTENT = 256.0  # of the drawings of sketch-rnn-js's models
 _OPTIONS_OF = {
-    **dict.fromkeys(("char", "series"), ("cell", "hidden_size", "num_layers")),
+    **dict.fromkeys(("char", "sine"), ("cell", "hidden_size", "num_layers")),
+    "series": (*("cell", "hidden_size", "num_layers", "horizon", "normalize", "distribution"),),
     "sketch": (
         *("decoder", "hidden_size", "encoder_size", "latent_size", "num_mixtures", "class_size"),
         "conditional",
@@ -48,7 +65,7 @@ _OPTIONS_OF = {
 class Weights:
     """A model of ours as a file holds it."""
 
-    name: str  # CharLM, MinCharLM, Forecaster or SketchRNN
+    name: str  # of a class in torch_compat.modules.MODELS
     arguments: dict[str, Any]  # its constructor's
     arrays: dict[str, np.ndarray]  # under our names
     carried: dict[str, Any]  # the vocabulary, scaler or strokes, where the file has them
@@ -108,12 +125,16 @@ def import_run(
     weights = read(source)
     task_name = _TASK_OF[weights.name]
     if config is None:
-        own = {} if task_name == "sketch" else {"dropout": weights.arguments.get("dropout", 0.0)}
+        own: Any = (
+            {} if task_name == "sketch" else {"dropout": weights.arguments.get("dropout", 0.0)}
+        )
+        if task_name == "series":
+            own |= _series_options(source, weights)
         config = CONFIGS[task_name](**own)
     if type(config) is not CONFIGS[task_name]:
         raise InputError(f"--config is not of the task {task_name!r}, whose model {source} holds")
-    if target and (task_name != "series" or not (data or config.data)):
-        raise InputError(f"--target is {target!r}, expected with the --data of a series alone")
+    if target and (task_name != "sine" or not (data or config.data)):
+        raise InputError(f"--target is {target!r}, expected with the --data of a sine run alone")
     if tokens and task_name == "sketch":
         raise InputError(f"--tokens is {tokens!r}, expected with the weights of text alone")
     options = {key: weights.arguments[key] for key in _OPTIONS_OF[task_name]}
@@ -131,16 +152,20 @@ def import_run(
         options["tokens"] = kind or tokens or config.tokens
         options["embedding_size"] = weights.arguments["embedding_size"]
         options["tie_embeddings"] = weights.is_tied
-    elif isinstance(config, SeriesConfig) and (data or config.data):
+    elif isinstance(config, SineConfig) and (data or config.data):
         carried = weights.carried.get("scaler", {}).get("target", "")
         options["target"] = target or config.target or carried
+    elif task_name == "series":
+        options |= _series_options(source, weights)
     config = dataclasses.replace(config, **options)
-    if isinstance(config, SketchConfig):
+    if isinstance(config, SeriesConfig):
+        facts = _series_facts(weights, config)
+    elif isinstance(config, SketchConfig):
         facts = _sketch_facts(source, weights, config)
     elif task_name == "char":
         facts = _char_facts(source, weights, config)
     else:
-        facts = _series_facts(weights, config)
+        facts = _sine_facts(weights, config)
 
     with jax.enable_x64(config.dtype == "float64"):
         task = TASKS[task_name].from_facts(config, facts)
@@ -161,7 +186,7 @@ def import_run(
     notes = []
     if getattr(config, "cell", "") == "rnn":
         notes.append("the RNN's nonlinearity is presumed to be tanh: weights do not tell")
-    if task_name == "series" and "scaler" not in weights.carried and not config.data:
+    if task_name == "sine" and "scaler" not in weights.carried and not config.data:
         notes.append("no --data is given and the file has no scaler: this is a run of the sine")
     return Import(task_name, weights, config, bool(facts["digest"]), notes)
 
@@ -264,13 +289,41 @@ def _char_facts(source: Path, weights: Weights, config: Any) -> dict[str, Any]:
     return facts
 
 
-def _series_facts(weights: Weights, config: Any) -> dict[str, Any]:
+def _sine_facts(weights: Weights, config: Any) -> dict[str, Any]:
     """The scaler, and the data's digest where there is data."""
     carried = weights.carried.get("scaler")
     if carried is None:
-        return _load("series", config, None)[1]
+        return _load("sine", config, None)[1]
     scaler = {key: carried[key] for key in ("mean", "std")}
     facts = {"scaler": Scaler.from_dict(scaler).to_dict(), "target": str(carried["target"])}
+    if not config.data:
+        return facts | {"digest": ""}
+    return _load("sine", config, facts | {"digest": None})[1]
+
+
+def _series_options(source: Path, weights: Weights) -> dict[str, Any]:
+    """The options that a forecaster of many steps has by its weights and by what it carries."""
+    series = weights.carried.get("series")
+    if series is None:
+        raise InputError(f"{source} brings no columns of its series: export it from a run")
+    arguments = weights.arguments
+    options = {name: arguments[name] for name in _OPTIONS_OF["series"]}
+    options |= {name: tuple(series[name]) for name in ("targets", "covariates", "known")}
+    options |= {"head": _HEADS[weights.name], "input_len": series["input_len"]}
+    if arguments["distribution"] != "point":
+        options["quantiles"] = tuple(arguments["levels"])
+    if options["head"] == "segments":
+        options["segment_len"] = arguments["segment_len"]
+    if options["head"] == "recursive" and arguments["distribution"] == "student_t":
+        options["num_samples"] = series["num_samples"]
+    return options
+
+
+def _series_facts(weights: Weights, config: SeriesConfig) -> dict[str, Any]:
+    """What the export carries, and the data's digest where there is data."""
+    facts = dict(weights.carried["series"])
+    for name in ("covariates", "known", "input_len", "num_samples"):
+        del facts[name]
     if not config.data:
         return facts | {"digest": ""}
     return _load("series", config, facts | {"digest": None})[1]

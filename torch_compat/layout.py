@@ -12,6 +12,10 @@ renames and never computes. G is gates * H, the gates ordered i, f, g, o (LSTM) 
     MinGRU, MinLSTM   weight_ih (G, I), bias_ih (G,), each with a suffix _l{k}; gates z, h and f, i,
                       h, and no matrix for h
     Forecaster        rnn.*, decoder.weight, decoder.bias
+    DirectForecaster, RecursiveForecaster, SegmentForecaster
+                      normalization.* of revin; rnn.*, decoder.*; of the first known_hidden.*,
+                      known_decoder.*, of the second encoder.*, of the third place, target,
+                      segment.*, known.*
     LayerNormLSTM     weight_ih, weight_hh without a bias, and ln_gates_*, ln_cell_* of its norms
     HyperLSTM         the same, what steers its gates, and hyper_cell.*, a LayerNormLSTM
     SketchRNN         of encoder.*, mu.*, presig.*, classes.weight, decoder.*, initial.*, output.*
@@ -27,7 +31,7 @@ weight_hh over its columns are 4 (LSTM), 3 (GRU) or 1 (RNN). NumPy alone is need
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,6 +175,49 @@ def forecaster(
     }
 
 
+def horizon_model(
+    head: str,
+    num_targets: int,
+    num_covariates: int,
+    num_known: int,
+    horizon: int,
+    cell: str,
+    hidden_size: int,
+    num_layers: int,
+    normalize: str,
+    distribution: str,
+    levels: Sequence[float],
+    segment_len: int = 1,
+) -> Shapes:
+    """The parameters of a forecaster of many steps."""
+    num_parameters = {"point": 1, "quantiles": len(levels), "student_t": 3}[distribution]
+    num_raw, size = num_targets * num_parameters, hidden_size
+    inputs = num_targets + num_covariates + num_known
+    learned: Shapes = {"weight": (num_targets,), "bias": (num_targets,)}
+    shapes = _within("normalization", learned if normalize == "revin" else {})
+    if head == "direct":
+        shapes |= _within("rnn", recurrent(cell, inputs, size, num_layers))
+        shapes |= _within("decoder", _linear(size, horizon * num_raw))
+        if num_known:
+            shapes |= _within("known_hidden", _linear(size + num_known, size))
+            shapes |= _within("known_decoder", _linear(size, num_raw))
+        return shapes
+    if head == "recursive":
+        return {
+            **shapes,
+            **_within("encoder", recurrent(cell, inputs, size, num_layers)),
+            **_within("rnn", recurrent(cell, num_targets + num_known, size, num_layers)),
+            **_within("decoder", _linear(size, num_raw)),
+        }
+    num_segments = -(-horizon // segment_len)
+    shapes |= {"place": (num_segments, size // 2), "target": (num_targets, size // 2)}
+    shapes |= _within("segment", _linear(segment_len, size))
+    shapes |= _within("rnn", recurrent(cell, size, size, num_layers))
+    if num_known:
+        shapes |= _within("known", _linear(segment_len * num_known, size))
+    return shapes | _within("decoder", _linear(size, segment_len * num_parameters))
+
+
 def layer_norm_lstm(input_size: int, hidden_size: int) -> Shapes:
     """The parameters of ``LayerNormLSTM``."""
     gates = 4 * hidden_size
@@ -268,6 +315,11 @@ def _within(owner: str, shapes: Shapes) -> Shapes:
 _LAYER = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
 _CELL = ("input_size", "hidden_size", "bias")
 _MIN = ("input_size", "hidden_size", "num_layers", "bias")
+HORIZON_SIZES = ("num_targets", "num_covariates", "num_known", "horizon")
+_HORIZON = (
+    *(*HORIZON_SIZES, "cell", "hidden_size", "num_layers"),
+    *("normalize", "distribution", "levels"),
+)
 SKETCH_SIZES = ("hidden_size", "encoder_size", "latent_size", "num_mixtures", "num_classes")
 _TABLE: dict[str, tuple[Callable[..., Shapes], tuple[str, ...]]] = {
     "LSTM": (lambda *sizes: recurrent("lstm", *sizes), (*_LAYER, "proj_size")),
@@ -289,6 +341,12 @@ _TABLE: dict[str, tuple[Callable[..., Shapes], tuple[str, ...]]] = {
     "Forecaster": (
         forecaster,
         ("input_size", "output_size", "cell", "hidden_size", "num_layers"),
+    ),
+    "DirectForecaster": (lambda *of: horizon_model("direct", *of), _HORIZON),
+    "RecursiveForecaster": (lambda *of: horizon_model("recursive", *of), _HORIZON),
+    "SegmentForecaster": (
+        lambda *of: horizon_model("segments", *of),
+        (*_HORIZON, "segment_len"),
     ),
     "LayerNormLSTM": (layer_norm_lstm, ("input_size", "hidden_size")),
     "HyperLSTM": (hyper_lstm, ("input_size", "hidden_size", "hyper_size", "embedding_size")),

@@ -1,6 +1,7 @@
 """Our models in plain torch.nn, with jaxrnn's parameter names; torch and safetensors are needed.
 
-``SketchRNN`` is in ``sketch_modules``, the blocks of ``MinCharLM`` in ``min_modules``. An export as
+``SketchRNN`` is in ``sketch_modules``, the blocks of ``MinCharLM`` in ``min_modules``, forecasters
+of many steps in ``forecast_modules``. An export as
 ``module`` has the part of these files that its model needs as ``model.py``.
 
 ::
@@ -23,6 +24,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from torch_compat.forecast_modules import (
+    DirectForecaster,
+    RecursiveForecaster,
+    SegmentForecaster,
+)
 from torch_compat.min_modules import MinBlocks
 from torch_compat.sketch_modules import SketchRNN
 
@@ -265,6 +271,9 @@ MODELS: dict[str, type[nn.Module]] = {
     "CharLM": CharLM,
     "MinCharLM": MinCharLM,
     "Forecaster": Forecaster,
+    "DirectForecaster": DirectForecaster,
+    "RecursiveForecaster": RecursiveForecaster,
+    "SegmentForecaster": SegmentForecaster,
     "SketchRNN": SketchRNN,
 }
 """Every model by its class's name."""
@@ -278,7 +287,8 @@ def load(directory: str | Path | None = None) -> nn.Module:
     """
     directory = Path(__file__).parent if directory is None else Path(directory)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    carried = {key: config[key] for key in ("vocabulary", "scaler", "strokes") if key in config}
+    names = ("vocabulary", "scaler", "series", "strokes")
+    carried = {key: config[key] for key in names if key in config}
     model = globals()[config["model"]](**config["arguments"], **carried)
     model = model.to(getattr(torch, config["dtype"]))  # what is tied stays so
     model.load_state_dict(load_file(directory / "model.safetensors"))

@@ -21,6 +21,13 @@ from jaxrnn.dropout import Dropout
 from jaxrnn.models import skeleton_of, split
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.models.forecaster import Forecaster
+from jaxrnn.models.horizon import (
+    HEADS,
+    DirectForecaster,
+    HorizonModel,
+    RecursiveForecaster,
+    SegmentForecaster,
+)
 from jaxrnn.models.min_blocks import MinCharLM
 from jaxrnn.models.sketch_rnn import DECODERS, SketchRNN
 from torch_compat import layout
@@ -52,6 +59,9 @@ MODELS: dict[str, type[nnx.Module]] = {
     "CharLM": CharLM,
     "MinCharLM": MinCharLM,
     "Forecaster": Forecaster,
+    "DirectForecaster": DirectForecaster,
+    "RecursiveForecaster": RecursiveForecaster,
+    "SegmentForecaster": SegmentForecaster,
     "SketchRNN": SketchRNN,
 }
 """jaxrnn's models by the names of their twins in ``modules``."""
@@ -105,6 +115,8 @@ def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
     """
     if type(module) is SketchRNN:
         return "SketchRNN", _sketch_arguments(module)
+    if isinstance(module, HorizonModel) and type(module) in HEADS.values():
+        return type(module).__name__, _horizon_arguments(module)
     if type(module) is CharLM or type(module) is MinCharLM:
         embedding_size = 0 if module.embedding is None else module.embedding.weight.shape[1]
         own = {"num_symbols": module.num_symbols, "embedding_size": embedding_size}
@@ -125,6 +137,20 @@ def describe(module: nnx.Module) -> tuple[str, dict[str, Any]]:
         "hidden_size": module.rnn.hidden_size,
         "num_layers": module.rnn.num_layers,
         "dropout": 0.0 if module.dropout is None else float(module.dropout.rate),
+    }
+
+
+def _horizon_arguments(model: HorizonModel) -> dict[str, Any]:
+    """Those of the constructor that the twin takes too."""
+    names = ("num_targets", "num_covariates", "num_known", "horizon", "cell", "hidden_size")
+    more = {"segment_len": model.segment_len} if isinstance(model, SegmentForecaster) else {}
+    return {
+        **{name: getattr(model, name) for name in (*names, "num_layers")},
+        "dropout": 0.0 if model.dropout is None else float(model.dropout.rate),
+        "normalize": model.normalization.kind,
+        "distribution": model.distribution.kind,
+        "levels": list(model.distribution.levels),
+        **more,
     }
 
 

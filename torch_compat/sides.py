@@ -21,6 +21,7 @@ from jaxtyping import Array
 from jaxrnn import losses
 from jaxrnn.models import split
 from jaxrnn.models.char_lm import CharLM
+from jaxrnn.models.horizon import HorizonModel, RecursiveForecaster, SegmentForecaster
 from jaxrnn.models.sketch_rnn import START, SketchRNN
 from jaxrnn.recurrence import state_dtype
 
@@ -58,6 +59,8 @@ def inputs_of(
 
     if isinstance(model, SketchRNN):
         return _drawings(model, normal, batch_size, num_steps, carried, rng), None
+    if isinstance(model, HorizonModel):
+        return _windows(model, normal, batch_size, num_steps, carried), None
     rnn: Any = getattr(model, "rnn", model)
     shape = (batch_size, num_steps) if rnn.batch_first else (num_steps, batch_size)
     if isinstance(model, CharLM):
@@ -72,6 +75,29 @@ def inputs_of(
     zeros = rnn.initial_state(batch_size)
     members = zeros if isinstance(zeros, tuple) else (zeros,)
     return x, [normal(*member.shape) for member in members]
+
+
+class Windows(NamedTuple):
+    """What a forecaster of many steps is run on."""
+
+    past: np.ndarray  # (B, T, I)
+    known: np.ndarray  # (B, N, F)
+    targets: np.ndarray | None  # (B, N, C) that a recursive one reads
+
+
+def _windows(
+    model: HorizonModel, normal: Any, batch_size: int, num_steps: int, reads_targets: bool
+) -> Windows:
+    if isinstance(model, SegmentForecaster):
+        num_steps *= model.segment_len
+    width = model.num_targets + model.num_covariates + model.num_known
+    reads_targets &= isinstance(model, RecursiveForecaster)
+    ahead = (batch_size, model.horizon)
+    return Windows(
+        normal(batch_size, num_steps, width),
+        normal(*ahead, model.num_known),
+        normal(*ahead, model.num_targets) if reads_targets else None,
+    )
 
 
 class Drawings(NamedTuple):
@@ -99,6 +125,8 @@ def _drawings(
 
 def _call_jax(model: Any, x: Any, state: Any) -> tuple[Array, tuple[Array, ...]]:
     """The output and all else that a model gives."""
+    if isinstance(model, HorizonModel):
+        return model(*x), ()
     if not isinstance(model, SketchRNN):
         output, last = model(x, state)
         return output, last if isinstance(last, tuple) else (last,)
@@ -115,6 +143,8 @@ def _call_jax(model: Any, x: Any, state: Any) -> tuple[Array, tuple[Array, ...]]
 
 def _call_torch(module: Any, x: Any, state: Any) -> tuple[Any, tuple[Any, ...]]:
     """The same of a twin."""
+    if isinstance(x, Windows):
+        return module(*x), ()
     if not isinstance(x, Drawings):
         output, last = module(x, state)
         return output, last if isinstance(last, tuple) else (last,)
@@ -175,9 +205,9 @@ def _torch_inputs(module: nn.Module, x: Any, state: list[np.ndarray] | None) -> 
         return torch.from_numpy(array).to(parameter.device, dtype)
 
     members = None if state is None else [tensor(member) for member in state]
-    if isinstance(x, Drawings):
+    if isinstance(x, Drawings | Windows):
         parts: Any = (None if v is None else tensor(v) for v in x)
-        return Drawings(*parts), None, tensor
+        return type(x)(*parts), None, tensor
     return tensor(x), members and _packed(members), tensor
 
 

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from jaxrnn import cli, rules
-from jaxrnn.config import CharConfig, SeriesConfig, from_toml
+from jaxrnn.config import CharConfig, SineConfig, from_toml
 from jaxrnn.data.streams import Streams, lesson_targets
 from jaxrnn.mesh import device_mesh, place, state_shardings
 from jaxrnn.tasks import TASKS
@@ -170,8 +170,8 @@ class JaxTrainer:
 def set_up(options: Options) -> tuple[Any, Any, Any, nn.Module, list[Any]]:
     """The options, the task, its data, the torch net, and the batches to validate on."""
     if options.lesson == "sine":
-        config: Any = SeriesConfig(seed=options.seed, dtype=options.dtype)
-        task, data = TASKS["series"].load(config)
+        config: Any = SineConfig(seed=options.seed, dtype=options.dtype)
+        task, data = TASKS["sine"].load(config)
         return config, task, data, TorchSimpleRNN(config.hidden_size), []
     _, base = from_toml(find_config("lesson"))
     assert isinstance(base, CharConfig)

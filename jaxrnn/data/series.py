@@ -1,314 +1,393 @@
-"""A series of numbers, predicted one step ahead: a CSV column, or the lesson's sine.
+"""A series to forecast: columns of a CSV file on one grid of dates, whole, in order.
 
-A file has a header line, then a row a time step; the delimiter is a comma, semicolon, tab or
-bar. Values are scaled to mean 0 and standard deviation 1 of the training part:
-``z = (x - mean) / std``; the input at t is ``z[t]``, the target ``z[t + 1]``.
+Rows are sorted by date; dates that are there twice, missing rows and missing values are counted,
+said, and mended as asked. Without a date column rows are steps as they are. Trailing rows that have
+values of ``known`` columns and none of the targets are the future. Usage::
 
-Usage: ``load_series("passengers.csv", "", 1, 20, 0.1).train.batch_at(step)``.
+    series = read_series("ETTh1.csv", ReadOptions())
+    series.names, series.values, series.dates, series.frequency, series.remarks
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import difflib
-import io
-import math
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float64, Int64
 
-from jaxrnn.data.streams import Batch, Streams, next_targets
-from jaxrnn.data.text import decode_utf8, read_file
+from jaxrnn.data.dates import DATES, DateError, Frequency, infer_frequency, parse_dates
+from jaxrnn.data.table import Table, listed, read_table
 from jaxrnn.errors import InputError
 
-_GAPS = {"", "na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
+NO_DATES = "none"  # the date column that says that there is none
+MAX_STRETCH = 20  # steps that the dates may span, for each row that there is
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaler:
-    """``z = (x - mean) / std`` and back. Raises InputError for numbers that can't scale."""
+class ReadOptions:
+    """Which columns, and what is done about what is wrong with them; as ``SeriesConfig`` has it."""
 
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self):
-        if not math.isfinite(self.mean):
-            raise InputError(f"the scaler's mean is {self.mean}, expected a finite number")
-        if not (math.isfinite(self.std) and self.std > 0):
-            raise InputError(f"the scaler's std is {self.std}, expected a finite number above 0")
-
-    @classmethod
-    def of(cls, values: Float64[np.ndarray, " N"]) -> Scaler:
-        """Mean and population standard deviation; of a constant series the std counts as 1."""
-        # Rounding gives a constant series a tiny std, which would blow that rounding up.
-        if values.min() == values.max():
-            return cls(float(values[0]), 1.0)
-        with np.errstate(over="ignore", invalid="ignore"):  # __post_init__ refuses it
-            mean, std = float(values.mean()), float(values.std())
-        return cls(mean, std or 1.0)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Scaler:
-        """The scaler that ``to_dict`` gave; raises InputError for anything else."""
-        if (
-            not isinstance(values, dict)
-            or set(values) != {"mean", "std"}
-            or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values.values())
-        ):
-            raise InputError(f"the scaler is {values!r}, expected an object with mean and std")
-        return cls(float(values["mean"]), float(values["std"]))
-
-    def to_dict(self) -> dict[str, float]:
-        """As JSON can hold it."""
-        return {"mean": self.mean, "std": self.std}
-
-    def transform(self, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Scaled values."""
-        return (values - self.mean) / self.std
-
-    def inverse(self, scaled: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Values in the series' own unit."""
-        return scaled * self.std + self.mean
-
-
-class SineStreams:
-    """The batches of Udacity's RNN lesson: half a period of a sine each, with ``seq_len`` steps.
-
-    Each batch begins at the point where the last one's targets end. Unlike ``Streams`` it never
-    repeats: the sine goes on after ``steps_per_epoch`` steps, and so does the carried state.
-    """
-
-    batch_size = 1
-    steps_per_epoch = 75
-
-    def __init__(self, seq_len: int = 20):
-        self.seq_len = seq_len
-
-    def batch_at(self, step: int, rows: slice = slice(None)) -> Batch:
-        """Inputs and targets of shape (1, seq_len, 1), float32."""
-        times = np.linspace(step * np.pi, (step + 1) * np.pi, self.seq_len + 1)
-        values = np.sin(times).astype(np.float32)[None, :, None]
-        return Batch(values[:, :-1].copy(), values[:, 1:].copy(), np.bool_(step == 0))
-
-    def num_alike(self, step: int, count: int) -> int:
-        """All: batches have one shape."""
-        return count
+    targets: tuple[str, ...] = ()  # none: every column of numbers that is not named elsewhere
+    covariates: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    date_column: str = ""  # empty: found by its content
+    date_format: str = ""
+    duplicates: Literal["error", "first", "last", "mean"] = "error"
+    gaps: Literal["error", "interpolate", "previous"] = "error"
 
 
 @dataclasses.dataclass(frozen=True)
-class SeriesData:
-    """A series split into training batches and validation positions, scaled.
+class Series:
+    """N steps of K columns: targets, covariates, known, in this order; no value is missing."""
 
-    Validation arrays hold the whole series, so that a state can warm up on the training part;
-    positions from ``counted_from`` on count. They are empty where nothing is kept for it.
-    """
+    path: str
+    targets: tuple[str, ...]
+    covariates: tuple[str, ...]
+    known: tuple[str, ...]
+    values: Float64[np.ndarray, "N K"]
+    future: Float64[np.ndarray, "M F"]  # known columns of the steps after the last
+    dates: np.ndarray | None  # (N,) datetime64[s]
+    date_column: str
+    frequency: Frequency | None
+    remarks: tuple[str, ...]  # what was found and done about it, for people
 
-    target: str  # name of the column
-    scaler: Scaler
-    train: Streams | SineStreams
-    val_inputs: Float32[np.ndarray, "N 1"]
-    val_targets: Float32[np.ndarray, "N 1"]
-    counted_from: int
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the K columns."""
+        return (*self.targets, *self.covariates, *self.known)
 
+    @property
+    def season(self) -> int:
+        """Steps of the cycle that its frequency suggests; 1: none."""
+        return 1 if self.frequency is None else self.frequency.season
 
-def load_series(
-    path: str | os.PathLike[str],
-    target: str,
-    batch_size: int,
-    seq_len: int,
-    val_fraction: float,
-    scaler: Scaler | None = None,
-) -> SeriesData:
-    """The data of a forecaster: the first ``int(N * (1 - val_fraction))`` values train.
-
-    A scaler not given is that of the training part. Each value of the rest is a validation
-    target once. Raises InputError for a file that ``read_column`` refuses, or too few values.
-    """
-    target, values = read_column(path, target)
-    num_train = int(len(values) * (1 - val_fraction))
-    name = f"the training part of {path}" if val_fraction else str(path)
-    if val_fraction > 0 and num_train == len(values):
-        raise InputError(
-            f"the validation part of {path} has 0 of {len(values)} values, expected at least 1;"
-            f" raise --val-fraction from {val_fraction}, or set it to 0 for none"
-        )
-    if scaler is None:
-        scaler = Scaler.of(values[:num_train]) if num_train else Scaler()
-    scaled = scaler.transform(values).astype(np.float32)[:, None]
-    train = next_targets(scaled[:num_train], batch_size, seq_len, name)
-    if num_train == len(values):
-        return SeriesData(target, scaler, train, scaled[:0], scaled[:0], 0)
-    return SeriesData(target, scaler, train, scaled[:-1], scaled[1:], num_train - 1)
+    def future_dates(self, count: int) -> np.ndarray | None:
+        """The dates of the steps after the last; None without dates."""
+        if self.dates is None or self.frequency is None:
+            return None
+        return self.frequency.after(self.dates[-1], count)
 
 
-def sine_data(seq_len: int = 20) -> SeriesData:
-    """The lesson's sine: 75 half periods to train on, the 25 that follow to validate."""
-    train = SineStreams(seq_len)
-    segments = [train.batch_at(k) for k in range(train.steps_per_epoch + 25)]
-    return SeriesData(
-        "sin",
-        Scaler(),
-        train,
-        np.concatenate([segment.inputs[0] for segment in segments]),
-        np.concatenate([segment.targets[0] for segment in segments]),
-        counted_from=train.steps_per_epoch * seq_len,
+def show_date(date: np.datetime64) -> str:
+    """As ISO has it, without a time of midnight."""
+    text = str(date.astype(DATES)).removesuffix(":00")
+    return text.removesuffix("T00:00").replace("T", " ")
+
+
+def made_series(num_weeks: int = 12) -> Series:
+    """What is forecast where no data is given: hours with a day, a week, a trend and noise."""
+    hours = np.arange(168 * num_weeks)
+    rng = np.random.default_rng(0)
+    noise = np.zeros(len(hours))
+    for k, shock in enumerate(rng.normal(0, 1.5, len(hours))):
+        noise[k] = 0.8 * noise[k - 1] + shock if k else shock
+    day = 2 * np.pi * hours / 24
+    weekend = np.where(hours // 24 % 7 >= 5, -12.0, 0.0)
+    values = 100 + 0.005 * hours + 15 * np.sin(day - 2) + 6 * np.sin(2 * day) + weekend + noise
+    start = np.datetime64("2024-01-01T00:00:00")  # a Monday
+    frequency = Frequency("seconds", 3600)
+    return Series(
+        path="the made series",
+        targets=("load",),
+        covariates=(),
+        known=(),
+        values=values.round(3)[:, None],
+        future=np.zeros((0, 0)),
+        dates=frequency.after(start, len(hours), first=0),
+        date_column="date",
+        frequency=frequency,
+        remarks=(),
     )
 
 
-def naive_errors(
-    inputs: Float[np.ndarray, "N 1"], targets: Float[np.ndarray, "N 1"], counted_from: int = 0
-) -> dict[str, float]:
-    """Mean squared and absolute error of the forecast that the next value equals the last.
+def read_series(
+    path: str | os.PathLike[str], options: ReadOptions, frequency: Frequency | None = None
+) -> Series:
+    """The series of a CSV file, its missing parts filled as the options have it.
 
-    Over the positions from ``counted_from`` on, of which there must be one; in float64.
+    ``frequency``: that the dates must have; None: the one that they show. Raises InputError for a
+    file that ``read_table`` refuses, columns that are not there or not numbers, dates that can't
+    be read or lie between two steps, and for what is missing or there twice where the options
+    don't say what to do about it.
     """
-    if len(inputs) <= counted_from:
-        raise ValueError(f"{len(inputs)} positions, expected more than counted_from {counted_from}")
-    errors = targets[counted_from:].astype(np.float64) - inputs[counted_from:].astype(np.float64)
-    return {"mse": float(np.mean(errors**2)), "mae": float(np.mean(np.abs(errors)))}
+    table = read_table(path)
+    date_index, dates = _dates(table, options)
+    targets, remarks = _targets(table, options, date_index)
+    named = [
+        *((name, "--targets") for name in targets),
+        *((name, "--covariates") for name in options.covariates),
+        *((name, "--known") for name in options.known),
+    ]
+    _refuse_twice(table, named, date_index)
+    columns = [table.numbers(table.column(name, flag), flag) for name, flag in named]
+    values = np.stack(columns, -1)
+    absent = np.zeros(len(values), bool)
+    if dates is not None:
+        order = np.argsort(dates, kind="stable")
+        lines = np.array(table.lines)[order]
+        if (order != np.arange(len(order))).any():
+            remarks.append("rows out of order were sorted by date")
+        dates, values = dates[order], values[order]
+        dates, values, lines = _without_duplicates(table, options, dates, values, lines, remarks)
+        frequency = frequency or infer_frequency(dates)
+        dates, values, absent = _on_grid(table, frequency, dates, values, lines)
+    num_targets, num_known = len(targets), len(options.known)
+    future = values[:0, len(named) - num_known :]
+    if num_known:
+        (there,) = np.nonzero(~np.isnan(values[:, :num_targets]).all(1))
+        end = there[-1] + 1 if len(there) else 0
+        future, values = values[end:, len(named) - num_known :], values[:end]
+        if len(future):
+            remarks.append(f"{len(future):,} rows without targets at the end are the future")
+    names = [name for name, _ in named]
+    values = _filled(table, options, values, absent[: len(values)], dates, names, remarks)
+    return Series(
+        path=str(path),
+        targets=targets,
+        covariates=options.covariates,
+        known=options.known,
+        values=values,
+        future=future,
+        dates=None if dates is None else dates[: len(values)],
+        date_column="" if date_index is None else table.header[date_index],
+        frequency=None if dates is None else frequency,
+        remarks=tuple(remarks),
+    )
 
 
-def read_column(
-    path: str | os.PathLike[str], target: str = ""
-) -> tuple[str, Float64[np.ndarray, " N"]]:
-    """The name and values of a CSV file's column; no target: the only one that is all numbers.
-
-    Raises InputError for a file that is missing, empty, not UTF-8, without header or rows, or
-    ragged, for a column that is not there or not the only one, and for a gap or a value that is
-    not a finite number.
-    """
-    header, rows, lines = _read_rows(path)
-    if target:
-        index = _find_column(path, header, target)
+def _dates(table: Table, options: ReadOptions) -> tuple[int | None, np.ndarray | None]:
+    """The place of the date column, and its dates; None, None where there is none."""
+    if options.date_column == NO_DATES and NO_DATES not in table.header:
+        return None, None
+    if options.date_column:
+        index = table.column(options.date_column, "--date-column")
     else:
-        index = _only_numeric_column(path, header, rows, lines)
-    values = np.empty(len(rows))
-    for k, row in enumerate(rows):
-        value = _number(row[index])
-        if value is None:
-            raise InputError(_bad_value(path, lines[k], header[index], row[index]))
-        values[k] = value
-    return header[index], values
-
-
-def _read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]], list[int]]:
-    """The header, the rows of as many fields each, and the line in the file of each row."""
-    text = decode_utf8(read_file(path), path, "convert the file to UTF-8")
-    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text))
-    rows, lines = [], []
+        index = next((k for k in range(len(table.header)) if _is_date(table, k, options)), None)
+        if index is None:
+            if options.date_format:
+                raise InputError(
+                    f"{table.path} has no column of dates as --date-format "
+                    f"{options.date_format!r} has them; name it with --date-column"
+                )
+            return None, None
     try:
-        for row in reader:
-            rows.append(row)
-            lines.append(reader.line_num)
-    except csv.Error as error:
+        return index, parse_dates(table.texts(index), options.date_format)
+    except DateError as error:
+        where = table.path
+        if error.place is not None:
+            where += f", line {table.lines[error.place]}"
         raise InputError(
-            f"{path}, line {reader.line_num}: not CSV ({error}); correct the line"
+            f"{where}: column {table.header[index]!r}: {error}; or take rows as they are with "
+            "--date-column none"
         ) from None
-    while rows and not any(map(str.strip, rows[-1])):
-        del rows[-1], lines[-1]
-    if not rows:
-        raise InputError(f"{path} has only blank lines, expected a header line and rows of values")
-    header = [name.strip() for name in rows[0]]
-    if not any(header):
-        raise InputError(f"{path}, line 1: blank, expected a header line; add the columns' names")
-    if len(rows) == 1:
+
+
+def _is_date(table: Table, index: int, options: ReadOptions) -> bool:
+    """Whether a column begins with a date, and is none of numbers."""
+    field = table.rows[0][index]
+    if table.number(field) is not None and not options.date_format:
+        return False
+    try:
+        parse_dates([field], options.date_format)
+    except DateError as error:
+        return error.place is None  # a date, though its day may be its month
+    return True
+
+
+def _targets(
+    table: Table, options: ReadOptions, date_index: int | None
+) -> tuple[tuple[str, ...], list[str]]:
+    """The targets, and remarks; columns that only count the rows are none unless they are named."""
+    if options.targets:
+        return options.targets, []
+    others = {name.strip() for name in (*options.covariates, *options.known)}
+    numeric = [
+        k
+        for k, name in enumerate(table.header)
+        if k != date_index and name not in others and table.is_numeric(k)
+    ]
+    if not numeric:
         raise InputError(
-            f"{path} has no rows after line 1 ({_listed(header)}), expected a header line and"
-            " rows of values"
+            f"{table.path} has no column of numbers to forecast, its columns are "
+            f"{listed(table.header)}; name one with --targets to see what is wrong with it"
         )
-    for row, line in zip(rows[1:], lines[1:], strict=True):
-        if len(row) != len(header):
+    table.refuse_numbers([table.header[k] for k in numeric])
+    counting = [k for k in numeric if _counts(table.numbers(k, "--targets"))]
+    if len(counting) == len(numeric):
+        counting = []
+    names = tuple(table.header[k] for k in numeric if k not in counting)
+    left = [table.header[k] for k in counting]
+    return names, [f"{listed(left)} only counts the rows and is no target"] if left else []
+
+
+def _counts(values: Float64[np.ndarray, " N"]) -> bool:
+    """Whether values rise by the same whole number at each row."""
+    steps = np.unique(np.diff(values))
+    return len(values) > 2 and len(steps) == 1 and bool(steps[0] > 0 and steps[0] % 1 == 0)
+
+
+def _refuse_twice(table: Table, named: list[tuple[str, str]], date_index: int | None) -> None:
+    """Raise InputError for a column that is named twice, or is the date."""
+    seen = {} if date_index is None else {table.header[date_index]: "--date-column"}
+    for name, flag in named:
+        if (before := seen.get(name.strip())) is not None:
+            raise InputError(f"{flag} names {name!r}, which is that of {before}; name it once")
+        seen[name.strip()] = flag
+
+
+def _without_duplicates(
+    table: Table,
+    options: ReadOptions,
+    dates: np.ndarray,
+    values: Float64[np.ndarray, "N K"],
+    lines: Int64[np.ndarray, " N"],
+    remarks: list[str],
+) -> tuple[np.ndarray, Float64[np.ndarray, "U K"], Int64[np.ndarray, " U"]]:
+    """One row for each date."""
+    first = np.concatenate([[True], np.diff(dates) > np.timedelta64(0)])
+    count = int((~first).sum())
+    if not count:
+        return dates, values, lines
+    if options.duplicates == "error":
+        k = int(np.nonzero(~first)[0][0])
+        raise InputError(
+            f"{table.path} has {count:,} rows whose date was there before, the first in line "
+            f"{lines[k]} ({show_date(dates[k])}, as in line {lines[k - 1]}); set --duplicates "
+            "first, last or mean"
+        )
+    (starts,) = np.nonzero(first)
+    if options.duplicates == "mean":
+        there = ~np.isnan(values)
+        sums = np.add.reduceat(np.where(there, values, 0), starts)
+        counts = np.add.reduceat(there.astype(np.int64), starts)
+        kept = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    else:
+        ends = np.append(starts[1:], len(dates)) - 1
+        kept = values[starts if options.duplicates == "first" else ends]
+    what = "their mean" if options.duplicates == "mean" else f"the {options.duplicates}"
+    remarks.append(f"of {count:,} rows with a date that was there before, {what} is taken")
+    return dates[starts], kept, lines[starts]
+
+
+def _on_grid(
+    table: Table,
+    frequency: Frequency | None,
+    dates: np.ndarray,
+    values: Float64[np.ndarray, "U K"],
+    lines: Int64[np.ndarray, " U"],
+) -> tuple[np.ndarray, Float64[np.ndarray, "N K"], Bool[np.ndarray, " N"]]:
+    """A row for each step, NaN where the file has none, and where that is."""
+    if frequency is None:
+        return dates, values, np.zeros(len(values), bool)
+    places = frequency.places(dates)
+    off = (places < 0) | (np.diff(places, prepend=-1) < 1)
+    if off.any():
+        k = int(np.nonzero(off)[0][0])
+        raise InputError(
+            f"{table.path}, line {lines[k]}: {show_date(dates[k])} lies between two steps of a "
+            f"series that is {frequency.name}; correct it, or take rows as they are with "
+            "--date-column none"
+        )
+    num_steps = int(places[-1]) + 1
+    if num_steps > MAX_STRETCH * len(dates):
+        raise InputError(
+            f"{table.path} has {len(dates):,} rows in {num_steps:,} steps that are "
+            f"{frequency.name}: no regular series; take rows as they are with --date-column none"
+        )
+    whole = np.full((num_steps, values.shape[1]), np.nan)
+    whole[places] = values
+    absent = np.isin(np.arange(num_steps), places, invert=True)
+    return frequency.after(dates[0], num_steps, first=0), whole, absent
+
+
+def _filled(
+    table: Table,
+    options: ReadOptions,
+    values: Float64[np.ndarray, "N K"],
+    absent: Bool[np.ndarray, " N"],
+    dates: np.ndarray | None,
+    names: Sequence[str],
+    remarks: list[str],
+) -> Float64[np.ndarray, "N K"]:
+    """No value missing."""
+    missing = np.asarray(np.isnan(values))
+    if not missing.any():
+        return values
+    num_rows, num_values = int(absent.sum()), int(missing[~absent].sum())
+    row, column = (int(k) for k in np.argwhere(missing)[0])
+    at = f"step {row + 1}" if dates is None else show_date(dates[row])
+    found = " and ".join(
+        f"{count:,} {what}{'s' * (count > 1)}"
+        for count, what in ((num_rows, "missing row"), (num_values, "missing value"))
+        if count
+    )
+    if options.gaps == "error":
+        where = at if absent[row] else f"{at}, column {names[column]!r}"
+        raise InputError(
+            f"{table.path} has {found}, the first at {where}; set --gaps interpolate or previous, "
+            "or fill them in"
+        )
+    empty = [name for k, name in enumerate(names) if missing[:, k].all()]
+    if empty:
+        raise InputError(f"{table.path} has no value at all in {listed(empty)}; leave it out")
+    if options.gaps == "previous" and missing[0].any():
+        name = names[int(missing[0].argmax())]
+        raise InputError(
+            f"{table.path}: {name!r} begins with a missing value, before which there is none to "
+            "repeat; remove the row, or set --gaps interpolate"
+        )
+    steps, filled = np.arange(len(values)), values.copy()
+    for k in range(values.shape[1]):
+        there = ~missing[:, k]
+        if options.gaps == "interpolate":
+            filled[:, k] = np.interp(steps, steps[there], values[there, k])
+        else:
+            filled[:, k] = values[np.maximum.accumulate(np.where(there, steps, 0)), k]
+    how = {"interpolate": "by interpolation", "previous": "with the value before"}[options.gaps]
+    remarks.append(f"{found}, the first at {at}, filled {how}")
+    return filled
+
+
+def split_rows(split: str, series: Series) -> tuple[int, int, int]:
+    """The ends of the parts to train on, validate and test: rows before each.
+
+    ``split``: three fractions of all rows, three numbers of rows, or two dates, at which
+    validation and test begin. Raises InputError for anything else.
+    """
+    parts, num_rows = [part.strip() for part in split.split(",")], len(series.values)
+    if len(parts) == 2 and series.dates is not None:
+        try:
+            begins = parse_dates(parts)
+        except DateError as error:
+            raise InputError(f"--split is {split!r}: {error}") from None
+        train, valid = (int(k) for k in np.searchsorted(series.dates, begins))
+        ends = (train, valid, num_rows)
+    else:
+        try:
+            sizes = [float(part) for part in parts]
+        except ValueError:
+            sizes = []
+        if len(sizes) != 3 or not all(0 <= size < 1e15 for size in sizes):
+            dates = "" if series.dates is None else ", or two dates"
             raise InputError(
-                f"{path}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, expected"
-                f" {len(header)} as in the header; fill in or remove the row"
+                f"--split is {split!r}, expected three fractions as 0.7,0.1,0.2, three numbers of "
+                f"rows{dates}"
             )
-    return header, rows[1:], lines[1:]
-
-
-def _delimiter(text: str) -> str:
-    """The delimiter that is most frequent in the first line, outside quotes."""
-    unquoted = "".join(text.partition("\n")[0].split('"')[::2])
-    return max(",;\t|", key=unquoted.count)
-
-
-def _find_column(path: str | os.PathLike[str], header: list[str], target: str) -> int:
-    matches = [k for k, name in enumerate(header) if name == target.strip()]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise InputError(
-            f"{path} has {len(matches)} columns named {target!r} (--target), expected one;"
-            " rename the others"
-        )
-    folded = {name.casefold(): name for name in header}
-    close = difflib.get_close_matches(target.casefold(), folded, n=1)
-    hint = f"; did you mean {folded[close[0]]!r}?" if close else ""
-    _refuse_numbers(path, header, header)
-    raise InputError(
-        f"{path} has no column {target!r} (--target), its columns are {_listed(header)}{hint}"
-    )
-
-
-def _only_numeric_column(
-    path: str | os.PathLike[str], header: list[str], rows: list[list[str]], lines: list[int]
-) -> int:
-    first_bad = [
-        next((k for k, row in enumerate(rows) if _number(row[index]) is None), None)
-        for index in range(len(header))
-    ]
-    numeric = [index for index, bad in enumerate(first_bad) if bad is None]
-    if numeric:
-        _refuse_numbers(path, header, [header[index] for index in numeric])
-    if len(numeric) == 1:
-        return numeric[0]
-    if numeric:
-        raise InputError(
-            f"{path} has {len(numeric)} columns of numbers ({_listed([header[k] for k in numeric])}"
-            f" of {_listed(header)}), expected one; choose with --target"
-        )
-    bad = [
-        f"{header[index]!r} (line {lines[k]}: {rows[k][index]!r})"
-        for index, k in enumerate(first_bad)
-        if k is not None
-    ]
-    raise InputError(
-        f"{path} has no column of numbers only, its columns are"
-        f" {', '.join(bad[:20])}{', ...' if len(bad) > 20 else ''};"
-        " fill in or remove such rows, or choose with --target"
-    )
-
-
-def _refuse_numbers(path: str | os.PathLike[str], header: list[str], names: list[str]) -> None:
-    """A header whose names are numbers is the first row of a file without one."""
-    if all(_number(name) is not None for name in names):
-        raise InputError(
-            f"{path}, line 1: {_listed(header)}, expected a header line; add the columns' names"
-        )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
-
-
-def _number(field: str) -> float | None:
-    """The field as a finite number, or None."""
-    try:
-        value = float(field)
-    except ValueError:
-        return None
-    # Python's 1_000 is no number in a CSV file.
-    return value if math.isfinite(value) and "_" not in field else None
-
-
-def _bad_value(path: str | os.PathLike[str], line: int, name: str, field: str) -> str:
-    where = f"{path}, line {line}: {field.strip()!r} in column {name!r}"
-    try:
-        is_gap = field.strip().casefold() in _GAPS or not math.isfinite(float(field))
-    except ValueError:
-        is_gap = False
-    if is_gap:
-        return f"{where} is a gap, expected a finite number; fill in or remove the row"
-    return f"{where} is not a number; correct it, or choose another column with --target"
+        if sum(sizes) <= 1 + 1e-9:
+            shares = np.cumsum(sizes)
+            train, valid, test = (int(num_rows * share + 1e-6) for share in shares)
+        elif all(size % 1 == 0 for size in sizes):
+            train, valid, test = (int(k) for k in np.cumsum(sizes))
+        else:
+            raise InputError(f"--split is {split!r}, whose fractions are {sum(sizes):g}, above 1")
+        if test > num_rows:
+            raise InputError(
+                f"--split is {split!r}, {test:,} rows, of which there are {num_rows:,}"
+            )
+        ends = (train, valid, test)
+    if not 0 < ends[0] <= ends[1] <= ends[2]:
+        raise InputError(f"--split is {split!r}, which leaves no rows to train on")
+    return ends

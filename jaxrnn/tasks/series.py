@@ -1,156 +1,379 @@
-"""The task ``series``: a forecast of the next value."""
+"""The task ``series``: forecasts of the columns of a file, many steps ahead.
+
+Rows are split by time; the scaler, the season's errors and every choice that is left to the data
+come from the rows trained on. A window of a later part may read the rows before that part, as the
+ETT protocol has it. Usage::
+
+    task, data = SeriesTask.load(SeriesConfig(data="ETTh1.csv", split="8640,2880,2880"))
+    windows = task.part(data.train.rows, "test")
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float, Float64
 
-from jaxrnn import losses, plots
+from jaxrnn import files, plots
 from jaxrnn.config import SeriesConfig
-from jaxrnn.data import series
-from jaxrnn.data.streams import Streams
+from jaxrnn.data.dates import Frequency, calendar, calendar_names
+from jaxrnn.data.forecast_windows import HeldOutWindows, WindowBatches, origins_of
+from jaxrnn.data.scaler import Scaler
+from jaxrnn.data.series import (
+    ReadOptions,
+    Series,
+    made_series,
+    read_series,
+    show_date,
+    split_rows,
+)
+from jaxrnn.distributions import Distribution
 from jaxrnn.errors import InputError
+from jaxrnn.forecast_errors import ForecastErrors, mase_scale, naive
 from jaxrnn.models import Params, Skeleton
-from jaxrnn.models.forecaster import Forecaster
-from jaxrnn.tasks.task import Data, HeldOut, body_options, check_pinned, digest_of, fact, pin
+from jaxrnn.models.horizon import HEADS, HorizonModel
+from jaxrnn.tasks.series_choices import chosen
+from jaxrnn.tasks.series_forecasts import backtest, panels, predictor
+from jaxrnn.tasks.task import Data, check_pinned, digest_of, dtypes, fact, pin
+
+EVAL_BATCH = 128  # windows
 
 
 @dataclasses.dataclass(frozen=True)
 class SeriesTask:
-    """One-step prediction of a series: mean squared error on scaled values."""
+    """Forecasts of C targets, N steps ahead."""
 
-    config: SeriesConfig
-    scaler: series.Scaler
-    target: str
+    config: SeriesConfig  # with every choice made
+    targets: tuple[str, ...]
+    scalers: tuple[Scaler, ...]  # of targets, covariates, known, in this order
+    calendar: tuple[str, ...]
+    frequency: Frequency | None
+    season: int
+    mase_scale: tuple[float, ...]  # of each target
+    ends: tuple[int, int, int]  # of the rows to train on, to validate, to test
+    start: str | None  # the first date
 
     name: ClassVar[str] = "series"
-    monitor: ClassVar[str] = "mse"
+
+    @property
+    def monitor(self) -> str:
+        """The loss, by its name."""
+        return self.distribution.loss_name
+
+    @property
+    def distribution(self) -> Distribution:
+        """What is forecast for each value."""
+        config = self.config
+        return Distribution(config.distribution, config.levels, config.loss)
+
+    @property
+    def num_known(self) -> int:
+        """F: known columns, and two for each calendar feature."""
+        return len(self.config.known) + 2 * len(self.calendar)
+
+    @property
+    def draws_paths(self) -> bool:
+        """Whether quantiles are those of drawn paths."""
+        return self.config.head == "recursive" and self.config.distribution == "student_t"
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What an export needs beside the parameters, as JSON can hold it."""
+        config = self.config
+        return {
+            **self.facts,
+            "covariates": list(config.covariates),
+            "known": list(config.known),
+            "input_len": config.input_len,
+            "num_samples": config.num_samples,
+        }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run pins besides a digest."""
+        return {
+            "targets": list(self.targets),
+            "scalers": [scaler.to_dict() for scaler in self.scalers],
+            "calendar": list(self.calendar),
+            "frequency": None if self.frequency is None else self.frequency.to_dict(),
+            "season": self.season,
+            "mase_scale": list(self.mase_scale),
+            "ends": list(self.ends),
+            "start": self.start,
+        }
 
     @classmethod
     def from_facts(cls, config: SeriesConfig, facts: dict[str, Any]) -> SeriesTask:
         """The task of an existing run."""
-        return cls(config, series.Scaler.from_dict(fact(facts, "scaler")), fact(facts, "target"))
+        frequency = fact(facts, "frequency")
+        return cls(
+            config=config,
+            targets=tuple(fact(facts, "targets")),
+            scalers=tuple(map(Scaler.from_dict, fact(facts, "scalers"))),
+            calendar=tuple(fact(facts, "calendar")),
+            frequency=None if frequency is None else Frequency.from_dict(frequency),
+            season=fact(facts, "season"),
+            mase_scale=tuple(fact(facts, "mase_scale")),
+            ends=tuple(fact(facts, "ends")),
+            start=fact(facts, "start"),
+        )
 
     @classmethod
     def load(
         cls, config: SeriesConfig, facts: dict[str, Any] | None = None
     ) -> tuple[SeriesTask, Data]:
-        """See ``Task``."""
+        """See ``Task``; the task's ``config`` has a value for every option that was 0."""
         check_pinned(facts)
-        if config.data:
-            data = series.load_series(
-                config.data,
-                config.target,
-                config.batch_size,
-                config.seq_len,
-                config.val_fraction,
-                None if facts is None else series.Scaler.from_dict(fact(facts, "scaler")),
+        if not config.data:
+            _refuse_file_options(config)
+        series = made_series() if not config.data else read_series(config.data, _options(config))
+        ends = split_rows(config.split, series)
+        if facts is None:
+            config = chosen(config, series, ends)
+            trained = series.values[: ends[0]]
+            season = config.season or series.season
+            names = calendar_names(series.frequency, ends[0])
+            task = cls(
+                config=config,
+                targets=series.targets,
+                scalers=tuple(map(Scaler.of, trained.T)),
+                calendar=names if config.calendar == "auto" else (),
+                frequency=series.frequency,
+                season=season,
+                mase_scale=tuple(mase_scale(trained[:, : len(series.targets)], season)),
+                ends=ends,
+                start=None if series.dates is None else str(series.dates[0]),
             )
         else:
-            if config.batch_size != 1:
-                raise InputError(
-                    f"--batch-size is {config.batch_size}, expected 1 for the built-in sine: its "
-                    "batches are consecutive; give a file with --data for more streams"
-                )
-            for name in ("target", "val_fraction"):
-                given = getattr(config, name)
-                if given != getattr(SeriesConfig, name):
-                    flag = name.replace("_", "-")
-                    raise InputError(
-                        f"--{flag} is {given!r}: the built-in sine has none; add --data"
-                    )
-            data = series.sine_data(config.seq_len)
-        train = data.train
-        trained = (train.inputs, train.targets) if isinstance(train, Streams) else ()
-        found = {
-            "target": data.target,
-            "scaler": data.scaler.to_dict(),
-            "digest": digest_of(*trained, data.val_inputs, data.val_targets),
-        }
+            task = cls.from_facts(config, facts)
+            config = task.config
+        found = {**task.facts, "digest": digest_of(series.values, np.array(ends))}
         pin(found, facts, config)
-        held_out = _held_out(data.val_inputs, data.val_targets, data.counted_from)
-        if not config.data:
-            after = slice(data.counted_from, None)
-            held_out = _held_out(data.val_inputs[after], data.val_targets[after], 0)
-            held_out = dataclasses.replace(held_out, continues=True)
-        source = f"{data.target} of {config.data}" if config.data else "the lesson's sine"
-        summary = (
-            f"{source}: {data.train.steps_per_epoch} batches of {config.batch_size} x "
-            f"{config.seq_len} an epoch, {held_out.num_counted:,} values to validate"
-        )
-        task = cls(config, data.scaler, data.target)
-        return task, Data(data.train, held_out, found, summary)
-
-    def model(self, rngs: nnx.Rngs) -> Forecaster:
-        """See ``Task``."""
-        return Forecaster(rngs=rngs, **body_options(self.config))
-
-    def initial_carry(self, model: Any, batch_size: int) -> Any:
-        """See ``Task``."""
-        return model.rnn.initial_state(batch_size)
-
-    def loss(self, model: Forecaster, inputs, targets, state, rngs, step) -> tuple[Array, Any]:
-        """See ``Task``."""
-        prediction, state = model(inputs, state, rngs=rngs)
-        return losses.squared_error(prediction, targets), state
-
-    def score(
-        self, model: Forecaster, inputs, targets, mask, state
-    ) -> tuple[dict[str, Array], Any]:
-        """See ``Task``."""
-        prediction, state = model(inputs, state)
-        sums = {
-            "mse": losses.squared_error(prediction, targets, mask),
-            "mae": losses.absolute_error(prediction, targets, mask),
+        rows = task.rows(series)
+        sizes = {
+            "num_targets": len(task.targets),
+            "num_known": task.num_known,
+            "input_len": config.input_len,
+            "horizon": config.horizon,
         }
-        return sums, state
+        origins = origins_of(0, ends[0], config.input_len, config.horizon)
+        if not len(origins):
+            raise InputError(
+                f"{series.path} has {ends[0]:,} rows to train on, a window needs --input-len "
+                f"{config.input_len} and --horizon {config.horizon}; lower them, or let --split "
+                "give more to training"
+            )
+        batches = {"batch_size": config.batch_size, "seed": config.seed}
+        train = WindowBatches(rows=rows, origins=origins, **sizes, **batches)
+        return task, Data(train, task.part(rows, "validation"), found, task.summary(series))
+
+    def summary(self, series: Series) -> str:
+        """What was read, for people."""
+        ends = self.ends
+        parts = f"{ends[0]:,} rows to train on, {ends[1] - ends[0]:,} to validate, "
+        parts += f"{ends[2] - ends[1]:,} to test"
+        if left := len(series.values) - ends[2]:
+            parts += f", {left:,} not used"
+        names = ", ".join(self.targets[:8]) + (", ..." if len(self.targets) > 8 else "")
+        when = "rows without dates"
+        if series.dates is not None and series.frequency is not None:
+            first, last = (show_date(series.dates[k]) for k in (0, -1))
+            when = f"{series.frequency.name} from {first} to {last}"
+        said = [f"{series.path}: {names}, {when}", parts]
+        if self.calendar:
+            said.append(f"calendar {', '.join(self.calendar)}")
+        said.append(f"{self.config.input_len} steps in, {self.config.horizon} out")
+        return "; ".join([*said, *series.remarks])
+
+    def rows(self, series: Series, num_ahead: int = 0) -> Float[np.ndarray, "S I"]:
+        """Scaled values of every step, and of ``num_ahead`` after them what is known, else NaN.
+
+        Raises InputError where the file does not have what is known of so many.
+        """
+        columns = zip(self.scalers, series.values.T, strict=True)
+        scaled = np.stack([scaler.transform(column) for scaler, column in columns], -1)
+        ahead = np.full((num_ahead, scaled.shape[1]), np.nan)
+        if series.known and num_ahead:
+            first = scaled.shape[1] - len(series.known)
+            given = series.future[:num_ahead]
+            if len(given) < num_ahead or np.isnan(given).any():
+                whole = int((~np.isnan(given).any(1)).cumprod().sum()) if len(given) else 0
+                raise InputError(
+                    f"{series.path} has {whole:,} rows of {', '.join(series.known)} after the last "
+                    f"with targets, {num_ahead:,} steps are to be forecast; append rows, their "
+                    "targets empty, or lower --horizon"
+                )
+            for k, scaler in enumerate(self.scalers[first:]):
+                ahead[:, first + k] = scaler.transform(given[:, k])
+        rows = np.concatenate([scaled, ahead])
+        if self.calendar and series.dates is not None and series.frequency is not None:
+            dates = series.frequency.after(series.dates[0], len(rows), first=0)
+            rows = np.concatenate([rows, calendar(dates, self.calendar)], -1)
+        return rows.astype(np.float64 if self.config.dtype == "float64" else np.float32)
+
+    def part(self, rows: Float[np.ndarray, "S I"], name: str) -> HeldOutWindows:
+        """The windows of a part: 'train', 'validation' or 'test'."""
+        places = {"train": (0, self.ends[0]), "validation": self.ends[:2], "test": self.ends[1:]}
+        return self.held_out(rows, *places[name])
+
+    def held_out(self, rows: Float[np.ndarray, "S I"], begin: int, end: int) -> HeldOutWindows:
+        """The windows whose targets lie in these rows."""
+        config = self.config
+        origins = origins_of(begin, end, config.input_len, config.horizon)
+        source: dict[str, Any] = {
+            **{"rows": rows, "num_targets": len(self.targets), "num_known": self.num_known},
+            **{"origins": origins, "input_len": config.input_len, "horizon": config.horizon},
+            "batch_size": max(min(EVAL_BATCH, len(origins)), 1),
+        }
+        if not len(origins):
+            return HeldOutWindows(**source, baseline={})
+        whole = HeldOutWindows(**source, baseline={})
+        errors = self.errors()
+        for places, counted in whole.places():
+            last = whole.before(places, 1)[..., : len(self.targets)]
+            errors.add(naive(last, config.horizon)[counted], whole.take(places).targets[counted])
+        found = errors.metrics()
+        names = [name for name in self._shown if name in found]
+        return dataclasses.replace(whole, baseline={name: found[name] for name in names})
+
+    @property
+    def _shown(self) -> list[str]:
+        """The metrics of validation while training: the loss first."""
+        return list(dict.fromkeys([self.monitor, "mse", "mae"]))
+
+    def errors(self) -> ForecastErrors:
+        """Sums of no windows yet."""
+        scales = [(s.mean, s.std) for s in self.scalers[: len(self.targets)]]
+        return ForecastErrors(scales, self.mase_scale, self.config.levels)
+
+    def model(self, rngs: nnx.Rngs) -> HorizonModel:
+        """See ``Task``."""
+        config, more = self.config, {}
+        if config.head == "segments":
+            more["segment_len"] = config.segment_len
+        names = ("horizon", "cell", "hidden_size", "num_layers", "dropout", "normalize")
+        return HEADS[config.head](
+            len(self.targets),
+            len(config.covariates),
+            self.num_known,
+            **{name: getattr(config, name) for name in (*names, "distribution", "backend")},
+            levels=config.levels,
+            rngs=rngs,
+            **dtypes(config),
+            **more,
+        )
+
+    def initial_carry(self, model: Any, batch_size: int) -> tuple[()]:
+        """Nothing: each window stands alone."""
+        return ()
+
+    def loss(self, model: Any, inputs, targets, state, rngs, step) -> tuple[Array, Any]:
+        """The mean over windows, steps and targets; see ``Task``."""
+        past, known = inputs
+        read = targets if self.draws_paths else None
+        parameters = model(past, known, read, rngs=rngs)
+        return self.distribution.loss(parameters, targets).mean(), state
+
+    def score(self, model: Any, inputs, targets, mask, state) -> tuple[dict[str, Array], Any]:
+        """Sums over windows; see ``Task``. Of paths, nats are of one step, errors of all."""
+        past, known = inputs
+        parameters = model(past, known)
+        error = self.distribution.point(parameters) - targets
+        if self.draws_paths:
+            parameters = model(past, known, targets)
+        found = {
+            self.monitor: self.distribution.loss(parameters, targets),
+            "mse": jnp.square(error),
+            "mae": jnp.abs(error),
+        }
+        means = {name: values.mean((1, 2)) for name, values in found.items()}
+        return {name: jnp.where(mask, values, 0).sum() for name, values in means.items()}, state
 
     def metrics(self, sums: dict[str, float], count: int) -> dict[str, float]:
-        """MSE and MAE on scaled values."""
-        return {name: sums[name] / count for name in ("mse", "mae")}
+        """The loss, MSE and MAE on scaled values."""
+        return {name: sums[name] / count for name in self._shown}
 
-    def preview(self, skeleton: Skeleton[Forecaster], params: Params, step: int) -> str:
+    def preview(self, skeleton: Skeleton, params: Params, step: int) -> str:
         """Nothing: the picture at the end shows it."""
         return ""
 
     def illustrate(
         self, skeleton: Skeleton, params: Params, carry: Any, data: Data, path: Path
     ) -> None:
-        """``prediction.png``: one-step predictions beside the series' last part, in its units."""
-        held_out: Any = data.held_out
-        if not held_out.num_counted:
+        """``test.json``, errors over the test part, and ``prediction.png``, its last forecast.
+
+        Without a test part they are of the validation part; without both there is nothing.
+        """
+        train: Any = data.train
+        parts = {name: self.part(train.rows, name) for name in ("test", "validation")}
+        name = next((name for name, of in parts.items() if of.num_counted), None)
+        if name is None:
             return
-        shown = slice(-min(len(held_out.inputs), 400), None)
-        state = carry if held_out.continues else None
-        prediction, _ = jax.jit(lambda params, x, state: skeleton.merge(params)(x, state))(
-            params, held_out.inputs[None], state
-        )
-        plots.prediction(
-            path / "prediction.png",
-            self.scaler.inverse(held_out.targets[shown, 0]),
-            self.scaler.inverse(np.asarray(prediction)[0, shown, 0]),
-            num_validated=held_out.num_counted,
-            title=self.target,
-        )
+        predict, windows = predictor(self, skeleton, params), parts[name]
+        found = {
+            "part": name,
+            "windows": windows.num_counted,
+            "rows": {k: of.metrics() for k, of in backtest(self, predict, windows).items()},
+        }
+        files.write_atomically(path / "test.json", (json.dumps(found, indent=1) + "\n").encode())
+        past, known, came = windows.take(np.array([windows.num_counted - 1]))
+        origin = int(windows.origins[-1])
+        first, length = origin - len(past[0]), len(past[0]) + len(known[0])
+        x = np.arange(first, first + length)
+        if self.frequency is not None and self.start is not None:
+            x = self.frequency.after(np.datetime64(self.start), length, first)
+        shown = panels(self, x, past[0], predict(past, known)[0], came[0])
+        plots.forecasts(path / "prediction.png", shown, self.interval, f"{name}, last window")
 
-    def read_evaluation(self, path: str) -> HeldOut:
-        """See ``Task``."""
-        _, values = series.read_column(path, self.target)
-        if len(values) < 2:
-            raise InputError(f"{path} has {len(values)} values, expected at least 2")
-        scaled = self.scaler.transform(values)[:, None].astype(np.float32)
-        return _held_out(scaled[:-1], scaled[1:], 0)
+    @property
+    def interval(self) -> str:
+        """The name of what lies between the outer quantiles."""
+        levels = self.config.levels
+        return f"{100 * (levels[-1] - levels[0]):.4g}% interval"
+
+    def unscaled(self, values: np.ndarray, axis: int) -> Float64[np.ndarray, "..."]:
+        """Values of the targets, which lie along an axis, in their own unit."""
+        scalers = self.scalers[: len(self.targets)]
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        std, mean = (np.array([getattr(s, k) for s in scalers]) for k in ("std", "mean"))
+        return values * std.reshape(shape) + mean.reshape(shape)
+
+    def read_evaluation(self, path: str) -> HeldOutWindows:
+        """See ``Task``: every window of a file."""
+        series = self.read(path)
+        needed = self.config.input_len + self.config.horizon
+        if len(series.values) < needed:
+            raise InputError(f"{path} has {len(series.values):,} rows, a window needs {needed:,}")
+        return self.held_out(self.rows(series), 0, len(series.values))
+
+    def read(self, path: str) -> Series:
+        """Another file with the columns and the step of the run's."""
+        options = dataclasses.replace(_options(self.config), targets=self.targets)
+        series = read_series(path, options, self.frequency)
+        if self.frequency is not None and series.dates is None:
+            raise InputError(
+                f"{path} has no column of dates, the run's series is {self.frequency.name}; name "
+                "the column as in the run's file"
+            )
+        return series
 
 
-def _held_out(inputs: np.ndarray, targets: np.ndarray, counted_from: int) -> HeldOut:
-    """A series beside its last-value forecast."""
-    if counted_from == len(inputs):
-        return HeldOut(inputs, targets, counted_from)
-    baseline = series.naive_errors(inputs, targets, counted_from)
-    return HeldOut(inputs, targets, counted_from, baseline)
+def _options(config: SeriesConfig) -> ReadOptions:
+    names = [field.name for field in dataclasses.fields(ReadOptions)]
+    return ReadOptions(**{name: getattr(config, name) for name in names})
+
+
+def _refuse_file_options(config: SeriesConfig) -> None:
+    """Raise InputError for options of a file where there is none."""
+    for field in dataclasses.fields(ReadOptions):
+        given = getattr(config, field.name)
+        if given != getattr(SeriesConfig, field.name):
+            flag = field.name.replace("_", "-")
+            raise InputError(f"--{flag} is {given!r}: the made series has none; add --data")

@@ -1,0 +1,258 @@
+"""Dates of a series: text to ``datetime64[s]``, the step from one to the next, calendar features.
+
+Read are ISO dates and times with ``-``, ``/`` or ``.`` (``2016-07-01 00:00:00``, ``1749-01``,
+``1949Q1``), and days or months first where the column shows which (``31/12/2020``); a format of
+``strptime`` takes anything else. Times with an offset become UTC. A step is a number of seconds, of
+months, or of weekdays. A calendar feature of period P is ``sin`` and ``cos`` of ``2 pi phase``, the
+phase being the part of P that has passed. Usage::
+
+    dates = parse_dates(["2016-07-01 00:00", "2016-07-01 01:00"])
+    frequency = infer_frequency(dates)                       # hourly: 3600 seconds
+    features = calendar(frequency.after(dates[-1], 24), ("hour", "weekday"))   # (24, 4)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from jaxrnn.errors import InputError
+
+DAY = 86_400  # seconds
+DATES = "datetime64[s]"
+
+_TIME = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?)?\s*(Z|[+-]\d{2}:?\d{2})?"
+_YEAR_FIRST = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})(?:[-/.](\d{{1,2}}))?{_TIME}")
+_YEAR_LAST = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})[-/.](\d{{4}}|\d{{2}}){_TIME}")
+_QUARTER = re.compile(r"(\d{4})-?Q([1-4])")
+
+
+class DateError(ValueError):
+    """Text that is no date; ``place`` is its number in the column, or None for the whole."""
+
+    def __init__(self, place: int | None, reason: str):
+        super().__init__(reason)
+        self.place = place
+
+
+def parse_dates(texts: Sequence[str], date_format: str = "") -> np.ndarray:
+    """The dates of a column as ``datetime64[s]``; raises DateError for what is none."""
+    if date_format:
+        parse = lambda text: _utc(datetime.datetime.strptime(text, date_format))  # noqa: E731
+    else:
+        is_day_first = _day_first(texts)
+        parse = lambda text: _parse(text, is_day_first)  # noqa: E731
+    found, offsets = [], set()
+    for place, text in enumerate(texts):
+        try:
+            date, has_offset = parse(text.strip())
+        except (ValueError, OverflowError) as error:
+            expected = f"--date-format {date_format!r}" if date_format else "a date"
+            raise DateError(place, f"{text.strip()!r} is not {expected} ({error})") from None
+        found.append(date)
+        offsets.add(has_offset)
+    if len(offsets) > 1:
+        raise DateError(None, "some dates have an offset from UTC and some have none")
+    return np.array(found, DATES)
+
+
+def _parse(text: str, is_day_first: bool) -> tuple[datetime.datetime, bool]:
+    if match := _YEAR_FIRST.fullmatch(text):
+        year, month, day, *time = match.groups()
+        return _with_time(int(year), int(month), int(day or 1), *time)
+    if match := _YEAR_LAST.fullmatch(text):
+        first, _, second, year, *time = match.groups()
+        day, month = (first, second) if is_day_first else (second, first)
+        century = 0 if len(year) == 4 else 1900 if int(year) > 68 else 2000  # as strptime's %y
+        return _with_time(century + int(year), int(month), int(day), *time)
+    if match := _QUARTER.fullmatch(text):
+        return datetime.datetime(int(match[1]), 3 * int(match[2]) - 2, 1), False
+    raise ValueError("of no known form; set --date-format, as %d %b %Y")
+
+
+def _with_time(
+    year: int, month: int, day: int, *rest: str | None
+) -> tuple[datetime.datetime, bool]:
+    hour, minute, second, offset = rest
+    date = datetime.datetime(year, month, day, int(hour or 0), int(minute or 0), int(second or 0))
+    if not offset:
+        return date, False
+    zone = datetime.datetime.strptime(offset, "%z").tzinfo
+    return _utc(date.replace(tzinfo=zone))
+
+
+def _utc(date: datetime.datetime) -> tuple[datetime.datetime, bool]:
+    """Without its offset from UTC, and whether it had one."""
+    if date.tzinfo is None:
+        return date, False
+    return date.astimezone(datetime.UTC).replace(tzinfo=None), True
+
+
+def _day_first(texts: Sequence[str]) -> bool:
+    """Whether 1/2/2020 is in February; raises DateError where a column does not show it."""
+    matches = [m for text in texts if (m := _YEAR_LAST.fullmatch(text.strip()))]
+    if not matches:
+        return True
+    day_first = any(int(m[1]) > 12 for m in matches)
+    month_first = any(int(m[3]) > 12 for m in matches)
+    if day_first and month_first:
+        raise DateError(None, "some dates begin with the day and some with the month")
+    if not (day_first or month_first) and any(m[2] != "." for m in matches):
+        raise DateError(
+            None,
+            f"{matches[0][0]!r} may begin with its day or its month; set --date-format, as "
+            "%d/%m/%Y or %m/%d/%Y",
+        )
+    return not month_first
+
+
+@dataclasses.dataclass(frozen=True)
+class Frequency:
+    """The step from one date to the next; ``month_end``: of months, at the last day of each."""
+
+    unit: Literal["seconds", "months", "weekdays"]
+    step: int = 1
+    month_end: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Frequency:
+        """The one that ``to_dict`` gave; raises InputError for anything else."""
+        try:
+            found = cls(**values)
+            if found.unit in ("seconds", "months", "weekdays") and int(found.step) >= 1:
+                return found
+        except (TypeError, ValueError):
+            pass
+        raise InputError(f"run.json's frequency is {values!r}: it is damaged")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return dataclasses.asdict(self)
+
+    @property
+    def name(self) -> str:
+        """For people: hourly, every 15 minutes."""
+        if self.unit == "weekdays":
+            return "on weekdays"
+        sizes = {"week": 7 * DAY, "day": DAY, "hour": 3600, "minute": 60, "second": 1}
+        if self.unit == "months":
+            sizes = {"year": 12, "quarter": 3, "month": 1}
+        unit, size = next((u, s) for u, s in sizes.items() if self.step % s == 0)
+        count = self.step // size
+        return f"every {count} {unit}s" if count > 1 else {"day": "daily"}.get(unit, f"{unit}ly")
+
+    @property
+    def season(self) -> int:
+        """Steps of the cycle that a naive forecast repeats: a day, week or year; 1: none."""
+        if self.unit == "weekdays":
+            return 5
+        if self.unit == "months":
+            return 12 // self.step if 12 % self.step == 0 else 1
+        if self.step < DAY:
+            return DAY // self.step if DAY % self.step == 0 else 1
+        return {DAY: 7, 7 * DAY: 52}.get(self.step, 1)
+
+    @property
+    def seconds(self) -> int:
+        """The length of a step, of months on average."""
+        return {"seconds": 1, "months": 2_629_746, "weekdays": DAY}[self.unit] * self.step
+
+    def places(self, dates: np.ndarray) -> Int64[np.ndarray, " N"]:
+        """How many steps each date lies after the first; -1 for one that lies between two."""
+        if self.unit == "months":
+            months = dates.astype("datetime64[M]").astype(np.int64)
+            places, rest = np.divmod(months - months[0], self.step)
+            return np.where(rest == 0, places, -1)
+        if self.unit == "weekdays":
+            return np.busday_count(dates[0].astype("datetime64[D]"), dates.astype("datetime64[D]"))
+        places, rest = np.divmod((dates - dates[0]).astype(np.int64), self.step)
+        return np.where(rest == 0, places, -1)
+
+    def after(self, date: np.datetime64, count: int, first: int = 1) -> np.ndarray:
+        """The dates ``first``, ``first`` + 1, ... steps after one."""
+        steps = np.arange(first, first + count)
+        if self.unit == "seconds":
+            return date.astype(DATES) + (steps * self.step).astype("timedelta64[s]")
+        day = date.astype("datetime64[D]")
+        time = date.astype(DATES) - day.astype(DATES)
+        if self.unit == "weekdays":
+            return np.busday_offset(day, steps).astype(DATES) + time
+        month = date.astype("datetime64[M]")
+        months = month + (steps * self.step).astype("timedelta64[M]")
+        length = (months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")
+        within = day - month.astype("datetime64[D]")
+        within = np.minimum(length - 1, within) if not self.month_end else length - 1
+        return (months.astype("datetime64[D]") + within).astype(DATES) + time
+
+
+def infer_frequency(dates: np.ndarray) -> Frequency | None:
+    """The most frequent step of ascending dates, all different; None for fewer than two.
+
+    Months where every date is on the same day of its month, or on its last; weekdays where days
+    follow each other and none is on a weekend.
+    """
+    if len(dates) < 2:
+        return None
+    days, months = dates.astype("datetime64[D]"), dates.astype("datetime64[M]")
+    within = days - months.astype("datetime64[D]")
+    is_end = ((days + 1).astype("datetime64[M]") > months).all()
+    if np.diff(days).min().astype(int) >= 28 and (is_end or (within == within[0]).all()):
+        return Frequency("months", _mode(np.diff(months).astype(np.int64)), bool(is_end))
+    step = _mode(np.diff(dates).astype(np.int64))
+    if step == DAY and len(dates) > 5 and np.is_busday(days).all():
+        return Frequency("weekdays")
+    return Frequency("seconds", step)
+
+
+def _mode(steps: np.ndarray) -> int:
+    """The most frequent, the smaller of two as frequent."""
+    values, counts = np.unique(steps, return_counts=True)
+    return int(values[counts.argmax()])
+
+
+_YEAR = 31_556_952  # seconds
+CYCLES: dict[str, tuple[int, int, int]] = {
+    "hour": (DAY, 0, DAY - 1),  # the cycle's seconds; the least and the largest step that show it
+    "weekday": (7 * DAY, 0, DAY),
+    "month_day": (_YEAR // 12, DAY, DAY),
+    "year_day": (_YEAR, 0, 7 * DAY),
+    "month": (_YEAR, 7 * DAY + 1, _YEAR - DAY),
+}
+
+
+def calendar_names(frequency: Frequency | None, num_rows: int) -> tuple[str, ...]:
+    """The cycles that a step of this length shows, and that so many rows go through twice."""
+    if frequency is None:
+        return ()
+    step = frequency.seconds
+    return tuple(
+        name
+        for name, (cycle, least, most) in CYCLES.items()
+        if least <= step <= most and num_rows * step >= 2 * cycle
+    )
+
+
+def calendar(dates: np.ndarray, names: Sequence[str]) -> Float64[np.ndarray, "N F"]:
+    """A sine and a cosine for each name; of ``hour, weekday, month_day, year_day, month``."""
+    dates = dates.astype(DATES)
+    days, months = dates.astype("datetime64[D]"), dates.astype("datetime64[M]")
+    years = dates.astype("datetime64[Y]")
+    day = (dates - days.astype(DATES)).astype(np.float64) / DAY
+    length = lambda unit: (unit + 1).astype("datetime64[D]") - unit.astype("datetime64[D]")  # noqa: E731
+    part = lambda unit: (days - unit.astype("datetime64[D]")).astype(float) + day  # noqa: E731
+    phases = {
+        "hour": day,
+        "weekday": ((days.astype(np.int64) + 3) % 7 + day) / 7,  # 1970-01-01 was a Thursday
+        "month_day": part(months) / length(months).astype(float),
+        "year_day": part(years) / length(years).astype(float),
+        "month": (months - years.astype("datetime64[M]")).astype(float) / 12,
+    }
+    angles = [2 * np.pi * phases[name] for name in names]
+    columns = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+    return np.stack(columns, -1) if columns else np.zeros((len(dates), 0))

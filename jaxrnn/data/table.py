@@ -1,0 +1,166 @@
+"""A CSV file: a header line, then a row a time step; all that ``sine`` and ``series`` read.
+
+The delimiter is a comma, semicolon, tab or bar, whichever is most frequent in the header. Where it
+is no comma, numbers may have a decimal comma. Usage::
+
+    table = read_table("passengers.csv")
+    values = table.numbers(table.column("Passengers", "--targets"))     # NaN where one is missing
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+import math
+import os
+
+import numpy as np
+from jaxtyping import Float64
+
+from jaxrnn.data.text import decode_utf8, read_file
+from jaxrnn.errors import InputError
+
+MISSING = {"", "na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
+"""What stands for a missing value, in small letters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A file's fields; each row has as many as the header."""
+
+    path: str
+    header: list[str]
+    rows: list[list[str]]
+    lines: list[int]  # the line in the file of each row
+    decimal: str  # what numbers have before their fraction: '.', or ',' beside it
+
+    def column(self, name: str, flag: str) -> int:
+        """The place of a column; raises InputError, naming ``flag``, where it is not one."""
+        matches = [k for k, given in enumerate(self.header) if given == name.strip()]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise InputError(
+                f"{self.path} has {len(matches)} columns named {name!r} ({flag}), expected one;"
+                " rename the others"
+            )
+        folded = {given.casefold(): given for given in self.header}
+        close = difflib.get_close_matches(name.casefold(), folded, n=1)
+        hint = f"; did you mean {folded[close[0]]!r}?" if close else ""
+        self.refuse_numbers(self.header)
+        raise InputError(
+            f"{self.path} has no column {name!r} ({flag}), its columns are"
+            f" {listed(self.header)}{hint}"
+        )
+
+    def texts(self, index: int) -> list[str]:
+        """A column's fields."""
+        return [row[index] for row in self.rows]
+
+    def numbers(self, index: int, flag: str) -> Float64[np.ndarray, " N"]:
+        """A column's values, NaN where one is missing; raises InputError for what is no number."""
+        values = np.empty(len(self.rows))
+        for k, row in enumerate(self.rows):
+            value = self.number(row[index])
+            if value is None:
+                if not is_missing(row[index]):
+                    raise InputError(self.bad_value(k, index, flag))
+                value = math.nan
+            values[k] = value
+        return values
+
+    def is_numeric(self, index: int) -> bool:
+        """Whether a column has numbers and nothing else, but for missing values."""
+        fields = self.texts(index)
+        is_number = [self.number(field) is not None for field in fields]
+        others = (field for field, known in zip(fields, is_number, strict=True) if not known)
+        return any(is_number) and all(map(is_missing, others))
+
+    def number(self, field: str) -> float | None:
+        """The field as a finite number, or None."""
+        if self.decimal == "," and field.count(",") == 1 and "." not in field:
+            field = field.replace(",", ".")
+        try:
+            value = float(field)
+        except ValueError:
+            return None
+        # Python's 1_000 is no number in a CSV file.
+        return value if math.isfinite(value) and "_" not in field else None
+
+    def bad_value(self, row: int, index: int, flag: str) -> str:
+        """What is wrong with a field that is no number."""
+        field, name = self.rows[row][index].strip(), self.header[index]
+        where = f"{self.path}, line {self.lines[row]}: {field!r} in column {name!r}"
+        if is_missing(field):
+            return f"{where} is a gap, expected a finite number; fill in or remove the row"
+        return f"{where} is not a number; correct it, or choose another column with {flag}"
+
+    def refuse_numbers(self, names: list[str]) -> None:
+        """A header whose names are numbers is the first row of a file without one."""
+        if all(self.number(name) is not None for name in names):
+            raise InputError(
+                f"{self.path}, line 1: {listed(self.header)}, expected a header line; add the"
+                " columns' names"
+            )
+
+
+def is_missing(field: str) -> bool:
+    """Whether a field stands for a missing value; infinity does, too."""
+    if field.strip().casefold() in MISSING:
+        return True
+    try:
+        return not math.isfinite(float(field))
+    except ValueError:
+        return False
+
+
+def read_table(path: str | os.PathLike[str]) -> Table:
+    """The fields of a CSV file.
+
+    Raises InputError for a file that is missing, empty, not UTF-8, without header or rows, or
+    ragged.
+    """
+    text = decode_utf8(read_file(path), path, "convert the file to UTF-8")
+    delimiter = _delimiter(text)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    rows, lines = [], []
+    try:
+        for row in reader:
+            rows.append(row)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num}: not CSV ({error}); correct the line"
+        ) from None
+    while rows and not any(map(str.strip, rows[-1])):
+        del rows[-1], lines[-1]
+    if not rows:
+        raise InputError(f"{path} has only blank lines, expected a header line and rows of values")
+    header = [name.strip() for name in rows[0]]
+    if not any(header):
+        raise InputError(f"{path}, line 1: blank, expected a header line; add the columns' names")
+    if len(rows) == 1:
+        raise InputError(
+            f"{path} has no rows after line 1 ({listed(header)}), expected a header line and"
+            " rows of values"
+        )
+    for row, line in zip(rows[1:], lines[1:], strict=True):
+        if len(row) != len(header):
+            raise InputError(
+                f"{path}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, expected"
+                f" {len(header)} as in the header; fill in or remove the row"
+            )
+    return Table(str(path), header, rows[1:], lines[1:], "." if delimiter == "," else ",")
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that is most frequent in the first line, outside quotes."""
+    unquoted = "".join(text.partition("\n")[0].split('"')[::2])
+    return max(",;\t|", key=unquoted.count)
+
+
+def listed(names: list[str]) -> str:
+    """Names for a message, of many the first."""
+    return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")

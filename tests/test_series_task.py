@@ -1,0 +1,306 @@
+"""The task ``series``: what is left to the data, what a run pins, its errors, exact resume."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from series_cases import FUTURE, ROWS, config_of, values_of, write_rows
+from small_runs import assert_same_bits, go_on, last_of, lines_of, train
+from tolerances import assert_close
+
+from jaxrnn.config import SeriesConfig, from_toml, from_values, to_toml
+from jaxrnn.data.dates import calendar
+from jaxrnn.errors import InputError
+from jaxrnn.forecast_errors import mase_scale
+from jaxrnn.tasks import TASKS
+from jaxrnn.tasks.series_forecasts import ahead, backtest, predictor
+from jaxrnn.train_step import initial_state
+from jaxrnn.training import evaluate
+
+SeriesTask = TASKS["series"]
+
+
+def message(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def rows_file(tmp_path) -> str:
+    return write_rows(tmp_path / "rows.csv")
+
+
+# --- rows and what is pinned ---
+
+
+def test_rows_are_scaled_by_the_rows_trained_on(rows_file):
+    config = config_of(rows_file, covariates=("c",), known=("k",), dtype="float64")
+    task, data = SeriesTask.load(config)
+    values = values_of()[:ROWS]
+    mean, std = values[:100].mean(0), values[:100].std(0)
+    scaled = (values - mean) / std
+    dates = np.datetime64("2021-03-01T00:00:00") + 3600 * np.arange(ROWS)
+    expected = np.concatenate([scaled, calendar(dates, ("hour",))], -1)
+    assert task.calendar == ("hour",)  # 100 hours are more than two days, less than two weeks
+    assert_close(data.train.rows, expected)
+    assert (task.num_known, task.season) == (3, 24)
+    np.testing.assert_array_equal(data.train.origins, np.arange(8, 97))
+    np.testing.assert_array_equal(data.held_out.origins, np.arange(100, 122))
+    np.testing.assert_array_equal(task.part(data.train.rows, "test").origins, np.arange(125, 147))
+    assert data.facts["mase_scale"] == mase_scale(values[:100, :2], 24)
+    assert data.summary == (
+        f"{rows_file}: x, y, hourly from 2021-03-01 to 2021-03-07 05:00; 100 rows to train on, 25 "
+        "to validate, 25 to test; calendar hour; 8 steps in, 4 out"
+    )
+
+
+def test_facts_go_through_json_and_give_the_same_task(rows_file):
+    config = config_of(rows_file, known=("k",))
+    task, data = SeriesTask.load(config)
+    facts = json.loads(json.dumps(data.facts))
+    again, data_again = SeriesTask.load(task.config, facts)
+    assert again == task == SeriesTask.from_facts(task.config, facts)
+    assert data_again.facts == data.facts
+    del facts["scalers"]
+    assert "run.json has no scalers" in message(SeriesTask.from_facts, task.config, facts)
+
+
+def test_another_value_is_not_the_runs(tmp_path, rows_file):
+    config = config_of(rows_file)
+    _, data = SeriesTask.load(config)
+    text = (tmp_path / "rows.csv").read_text()
+    (tmp_path / "rows.csv").write_text(text.replace(",-2.9", ",-2.8", 1))
+    assert "is not what the run was made with" in message(SeriesTask.load, config, data.facts)
+    other = dataclasses.replace(config, split="100,25,24")
+    (tmp_path / "rows.csv").write_text(text)
+    assert "is not what the run was made with" in message(SeriesTask.load, other, data.facts)
+
+
+# --- choices ---
+
+
+def test_what_is_0_is_chosen_by_the_data(rows_file):
+    free: Any = {"input_len": 0, "horizon": 0, "hidden_size": 0, "steps": 0, "eval_every": 0}
+    task, data = SeriesTask.load(config_of(rows_file, **free))
+    config = task.config
+    assert (config.horizon, config.input_len, config.hidden_size) == (24, 38, 32)
+    assert data.train.steps_per_epoch == 10  # 39 windows in batches of 4
+    assert (config.epochs, config.eval_every) == (300, 75)
+    assert SeriesTask.load(config)[0].config == config
+    task, _ = SeriesTask.load(SeriesConfig())
+    config = task.config
+    assert (config.horizon, config.input_len, config.hidden_size) == (24, 168, 64)
+    assert task.calendar == ("hour", "weekday")
+    segments = SeriesTask.load(SeriesConfig(head="segments"))[0].config
+    assert (segments.segment_len, segments.input_len) == (24, 168)
+
+
+@pytest.mark.parametrize("rows", [4, 7, 12, 30])
+def test_a_file_of_few_rows_has_its_choices(tmp_path, rows):
+    path = tmp_path / "few.csv"
+    path.write_text("x\n" + "\n".join(str(k % 3) for k in range(rows)) + "\n")
+    task, data = SeriesTask.load(SeriesConfig(data=str(path)))
+    assert len(data.train.origins) >= 1
+    assert task.config.horizon >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"input_len": 97}, "has 100 rows to train on, a window needs --input-len 97"),
+        ({"head": "segments", "segment_len": 3}, "--input-len is 8, expected a multiple of"),
+        ({"head": "segments", "segment_len": 4, "hidden_size": 5}, "expected an even number"),
+        ({"split": "100,25"}, "--split is '100,25'"),
+        ({"targets": ("z",)}, "has no column 'z' (--targets)"),
+        ({"data": ""}, "--targets is ('x', 'y'): the made series has none; add --data"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_one_line(rows_file, options, expected):
+    assert expected in message(lambda: SeriesTask.load(config_of(rows_file, **options)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"quantiles": (0.1, 0.9)}, "--quantiles is (0.1, 0.9), expected ascending levels around"),
+        ({"quantiles": (0.1, 0.5, 0.8)}, "as far from 0 as from 1"),
+        ({"quantiles": (0.5, 0.1, 0.9)}, "expected ascending levels"),
+        ({"segment_len": 3}, "--segment-len is 3, expected with --head segments alone"),
+        ({"loss": "mae"}, "--loss is 'mae', expected with --distribution point alone"),
+        ({"num_samples": 5}, "expected with --head recursive and student_t alone"),
+        ({"head": "segments", "covariates": ("c",)}, "expected with a head that reads them"),
+        (
+            {"distribution": "point", "quantiles": (0.2, 0.5, 0.8)},
+            "expected with quantiles or student_t alone",
+        ),
+        ({"horizon": -1}, "--horizon is -1, expected at least 0"),
+        ({"dropout": 1.5}, "--dropout is 1.5, expected a probability"),
+    ],
+)
+def test_options_that_do_not_fit_each_other_are_one_line(options, expected):
+    assert expected in message(lambda: SeriesConfig(**options))
+
+
+def test_the_options_go_through_toml(tmp_path):
+    config = SeriesConfig(targets=("a", "b"), quantiles=(0.05, 0.5, 0.95), head="recursive")
+    (tmp_path / "a.toml").write_text(to_toml("series", config))
+    assert from_toml(tmp_path / "a.toml") == ("series", config)
+
+
+def test_a_run_of_the_one_step_task_says_what_to_do():
+    text = message(from_values, {"task": "series", "seq_len": 20, "target": "x"}, "config.toml")
+    assert text == (
+        "config.toml: these are options of the one-step task, which is called sine since series is"
+        ' the forecaster; write task = "sine" in its first line to go on with it'
+    )
+
+
+# --- errors and forecasts ---
+
+
+def trained(config):
+    task, data = SeriesTask.load(config)
+    _, skeleton, state = initial_state(task, task.config)
+    return task, data, skeleton, state.params
+
+
+@pytest.mark.parametrize("head", ["direct", "recursive", "segments"])
+@pytest.mark.parametrize("distribution", ["point", "quantiles", "student_t"])
+def test_validation_and_backtest_are_errors_over_every_window(rows_file, head, distribution):
+    config = config_of(rows_file, head=head, distribution=distribution, dtype="float64")
+    if head == "segments":
+        config = dataclasses.replace(config, segment_len=4)
+    task, data, skeleton, params = trained(config)
+    model: Any = skeleton.merge(params)
+    found = evaluate(task, skeleton, params, data.held_out)
+    assert list(found) == list(dict.fromkeys([task.monitor, "mse", "mae"]))
+    past, known, targets = data.held_out.take(np.arange(data.held_out.num_counted))
+    past, known, targets = map(jnp.asarray, (past, known, targets))
+    parameters = model(past, known)
+    point = np.asarray(task.distribution.point(parameters))
+    assert_close(found["mse"], np.mean((point - targets) ** 2))
+    assert_close(found["mae"], np.mean(np.abs(point - targets)))
+    read = targets if (head, distribution) == ("recursive", "student_t") else None
+    losses = task.distribution.loss(model(past, known, read), targets)
+    assert_close(found[task.monitor], np.mean(np.asarray(losses)))
+
+    rows = backtest(task, predictor(task, skeleton, params), data.held_out)
+    assert list(rows) == ["model", "last value", "last season of 24"]
+    naive = rows["last value"].metrics()
+    last = data.train.rows[data.held_out.origins - 1, None, :2]
+    assert_close(naive["mse"], np.mean((last - targets) ** 2))
+    assert_close(data.held_out.baseline["mae"], naive["mae"])
+    before = np.stack([data.train.rows[t - 24 : t - 20, :2] for t in data.held_out.origins])
+    assert_close(rows["last season of 24"].metrics()["mse"], np.mean((before - targets) ** 2))
+    if read is None:
+        assert_close(rows["model"].metrics()["mse"], found["mse"])
+    assert ("coverage" in rows["model"].metrics()) is (distribution != "point")
+    strided = backtest(task, predictor(task, skeleton, params), data.held_out, 5)
+    assert strided["model"].count == 5
+
+
+def test_quantiles_of_paths_are_those_of_what_is_sampled(rows_file):
+    config = config_of(rows_file, head="recursive", distribution="student_t", num_samples=50)
+    task, data, skeleton, params = trained(config)
+    predict = predictor(task, skeleton, params)
+    past, known, _ = data.held_out.take(np.arange(3))
+    got = predict(past, known)
+    assert got.shape == (3, 4, 2, 3)
+    assert (np.diff(got) >= 0).all()
+    np.testing.assert_array_equal(got, predict(past, known))
+
+
+@pytest.mark.parametrize("head", ["direct", "recursive", "segments"])
+def test_a_longer_forecast_begins_with_the_shorter_one(tmp_path, head):
+    path = write_rows(tmp_path / "rows.csv", FUTURE)
+    config = config_of(path, head=head, known=("k",), dtype="float64")
+    if head == "segments":
+        config = dataclasses.replace(config, segment_len=4)
+    task, _, skeleton, params = trained(config)
+    predict = predictor(task, skeleton, params)
+    series = task.read(path)
+    short = ahead(task, predict, task.rows(series, 4), ROWS, 4)
+    long = ahead(task, predict, task.rows(series, FUTURE), ROWS, FUTURE)
+    assert long.shape == (FUTURE, 2, 3)
+    assert_close(long[:4], short)
+    if head == "segments":  # what is known of a segment's last steps is read for all of it
+        return
+    assert_close(ahead(task, predict, task.rows(series, 3), ROWS, 3), short[:3])
+    # Beyond the horizon its own medians are the past.
+    rows = task.rows(series, FUTURE)
+    if head == "direct":
+        rows[ROWS : ROWS + 4, :2] = short[:, :, 1]
+        known = np.concatenate([rows[ROWS + 4 :, 2:], rows[-1:, 2:], rows[-1:, 2:]])
+        block = predict(rows[None, ROWS - 4 : ROWS + 4], known[None])[0]
+        assert_close(long[4:], block[:2])
+
+
+def test_what_is_not_known_of_the_future_is_said(tmp_path):
+    path = write_rows(tmp_path / "rows.csv", 2)
+    task, _, skeleton, params = trained(config_of(path, known=("k",), covariates=("c",)))
+    series = task.read(path)
+    assert message(task.rows, series, 4) == (
+        f"{path} has 2 rows of k after the last with targets, 4 steps are to be forecast; append "
+        "rows, their targets empty, or lower --horizon"
+    )
+    rows = np.concatenate([task.rows(series), task.rows(series)[:9]])
+    text = message(ahead, task, predictor(task, skeleton, params), rows, ROWS, 5)
+    assert "--horizon is 5, the model's is 4: to go on it would have to read c" in text
+
+
+def test_another_file_must_have_the_runs_step(tmp_path, rows_file):
+    task, _ = SeriesTask.load(config_of(rows_file))
+    assert task.read_evaluation(rows_file).num_counted == ROWS - 8 - 4 + 1
+    path = tmp_path / "other.csv"
+    path.write_text("date,x,y\n2021-01-01,1,2\n2021-01-02,2,4\n")
+    assert "has 23 missing rows" in message(task.read, str(path))
+    path.write_text("x,y\n1,2\n2,4\n")
+    assert "no column of dates, the run's series is hourly" in message(task.read, str(path))
+    path.write_text("date,x,y\n2021-01-01 00:00,1,2\n2021-01-01 01:00,2,4\n")
+    assert "has 2 rows, a window needs 12" in message(task.read_evaluation, str(path))
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "direct", "known": ("k",), "dropout": 0.4},
+        {"head": "recursive", "distribution": "student_t", "dropout": 0.4, "cell": "lstm"},
+        {"head": "segments", "segment_len": 4, "distribution": "point", "normalize": "last"},
+    ],
+    ids=["direct", "recursive", "segments"],
+)
+def test_a_run_goes_on_to_the_same_bits(rows_file, tmp_path, options):
+    config = config_of(rows_file, run=str(tmp_path / "whole"), **options)
+    whole, outcome = train(config, "series")
+    assert outcome.reason == "done"
+    calls = iter(range(1, 100))
+    cut_config = dataclasses.replace(config, run=str(tmp_path / "cut"), steps_per_dispatch=2)
+    stop = lambda: "SIGTERM" if next(calls) > 1 else None  # noqa: E731
+    cut, outcome = train(cut_config, "series", stop_requested=stop)
+    assert outcome.reason == "SIGTERM"
+    assert 0 < outcome.step < 6
+    cut, outcome = go_on(cut)
+    assert (outcome.reason, outcome.step) == ("done", 6)
+    assert_same_bits(last_of(cut)[0], last_of(whole)[0])
+    assert lines_of(cut) == lines_of(whole)
+    assert (cut.path / "test.json").read_bytes() == (whole.path / "test.json").read_bytes()
+    found = json.loads((whole.path / "test.json").read_text())
+    assert (found["part"], found["windows"]) == ("test", 22)
+    assert (whole.path / "prediction.png").stat().st_size > 10_000
+
+
+def test_training_is_better_than_the_last_value(tmp_path):
+    path = write_rows(tmp_path / "rows.csv")
+    options: dict[str, Any] = {"targets": ("x",), "steps": 150, "eval_every": 50, "lr": 0.02}
+    _, outcome = train(
+        config_of(path, run=str(tmp_path / "run"), batch_size=16, **options), "series"
+    )
+    assert outcome.metrics["val_mse"] < 0.5 * outcome.metrics["naive_mse"]
