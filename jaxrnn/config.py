@@ -436,15 +436,19 @@ def from_toml(path: str | Path) -> tuple[str, TrainConfig]:
 
     Raises InputError for a file that is missing, not TOML, or has an unknown key or a bad value.
     """
+    return from_values(read_toml(path), str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """What a TOML file says. Raises InputError for one that is missing or not TOML."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"can't read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"the configuration {path} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"the configuration {path} is not TOML: {error}") from error
-    return from_values(values, str(path))
 
 
 def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:

@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxrnn import checkpoint, files
-from jaxrnn.config import TrainConfig, from_toml, to_toml
+from jaxrnn.config import TrainConfig, from_values, read_toml, to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.version import __version__
 
-FORMAT = 1
+FORMAT = 2
+OLDER = {1: {"series": "sine"}}  # formats that are read, too: what their tasks are called now
 VOLATILE = ("time_s", "tokens_per_s", "data_wait")  # what differs between two equal runs
 
 
@@ -92,9 +93,16 @@ class Run:
             raise InputError(f"can't read {path / 'run.json'}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path / 'run.json'} is damaged: {error!r}") from error
-        if version != FORMAT:
-            raise InputError(f"{path} has run format {version}, this version reads {FORMAT}")
-        task, config = from_toml(path / "config.toml")
+        if version not in (FORMAT, *OLDER):
+            raise InputError(
+                f"{path} has run format {version}, this version reads up to {FORMAT}; it was made "
+                "by another version of jaxrnn"
+            )
+        values = read_toml(path / "config.toml")
+        renamed = OLDER.get(version, {})
+        if (named := values.get("task")) in renamed:
+            values["task"] = renamed[named]
+        task, config = from_values(values, str(path / "config.toml"))
         return cls(path, task, dataclasses.replace(config, run=str(path)), facts, about)
 
     def write_config(self, config: TrainConfig) -> None:

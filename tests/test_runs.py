@@ -44,7 +44,7 @@ def test_a_run_comes_back_as_it_was_made(run):
     assert opened.config == CharConfig(run=str(run.path), seed=5)
     assert sorted(os.listdir(run.path)) == ["checkpoints", "config.toml", "run.json"]
     about = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
-    assert about["format"] == 1
+    assert about["format"] == 2
     assert about["about"]["versions"]["numpy"] == np.__version__
     assert set(about) == {"format", "task", "facts", "about"}
     assert set(about["about"]) == {"revision", "command", "created", "versions"}
@@ -115,8 +115,11 @@ def test_a_damaged_run_json_is_refused(run, content):
 
 def test_another_format_is_refused(run):
     about = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps(about | {"format": 2}))
-    assert message(Run.open, run.path) == f"{run.path} has run format 2, this version reads 1"
+    (run.path / "run.json").write_text(json.dumps(about | {"format": "x"}))
+    assert message(Run.open, run.path) == (
+        f"{run.path} has run format x, this version reads up to 2; it was made by another version "
+        "of jaxrnn"
+    )
 
 
 def test_a_missing_or_damaged_config_is_refused(run):
