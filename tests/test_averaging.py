@@ -178,3 +178,34 @@ def test_devices_share_a_batch_of_a_run_with_a_mean(text_file):
     options: dict[str, Any] = {"batch_size": 4, "dtype": "float64", "average": "ema"}
     one, two = (steps_of(char_config(text_file, mesh=f"data={n}", **options)) for n in (1, 2))
     jax.tree.map(assert_close, two, one)
+
+
+def test_a_step_that_is_left_out_counts_with_the_parameters_that_it_leaves(text_file):
+    """Of a loss that is NaN the mean sees nothing."""
+    config = config_of(
+        text_file,
+        "",
+        average="ema",
+        ema_decay=0.5,
+        steps=3,
+        not_finite="skip",
+        steps_per_dispatch=1,
+    )
+    task, data = TASKS["char"].load(config)
+    skeleton, _, state = train_step.initial_state(task, config)
+
+    def loss(model, inputs, targets, carry, rngs, step):
+        nats, carry = task.loss(model, inputs, targets, carry, rngs, step)
+        return jnp.where(step == 1, jnp.nan, nats), carry
+
+    step_fn = train_step.make_step(loss, skeleton, config, 3)
+    params, means = [], []
+    for step in range(3):
+        state, _ = step_fn(state, *training.stack_batches(data, step, 1, 1), 1)
+        params.append({k: np.array(v) for k, v in state.params.items()})
+        assert state.average is not None
+        means.append({k: np.array(v) for k, v in state.average.params.items()})
+    assert_same_bits(params[1], params[0])
+    for name, mean in means[2].items():
+        expected = sum(w * p[name] for w, p in zip((1, 2, 4), params, strict=True)) / 7
+        assert_close(mean, expected)
