@@ -1,7 +1,9 @@
 import codecs
 import importlib
 import json
+import os
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -100,7 +102,7 @@ def test_broken_bytes_are_replaced_and_a_rest_is_given_out_at_the_end():
 
 
 def test_long_texts_are_encoded_in_chunks(monkeypatch):
-    monkeypatch.setattr(text_module, "_ENCODE_CHUNK", 4)
+    monkeypatch.setattr(text_module, "_CHUNK", 4)
     vocabulary = Vocabulary.of("abcdefgh\n")
     assert vocabulary.decode(vocabulary.encode("hgf\nedcba")) == "hgf\nedcba"
     assert "'X' at line 2, column 3" in message(vocabulary.encode, "hgf\nedXba")
@@ -184,10 +186,10 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch, read):
     assert "Not a directory" in message(read, below)
     assert "null" in message(read, "a\0b")
 
-    def refuse(path):
+    def refuse(path, mode):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # a superuser may read everything
+    monkeypatch.setattr(Path, "open", refuse)  # a superuser may read everything
     assert message(read, empty) == f"{empty}: no permission to read it; make the file readable"
 
 
@@ -355,3 +357,51 @@ def test_evaluation_text_is_the_whole_file(tmp_path):
     np.testing.assert_array_equal(targets, [98, 99, 97])
     path = write(tmp_path / "one.txt", "a")
     assert message(load_evaluation_text, path, BYTES) == f"{path} has 1 bytes, expected at least 2"
+
+
+# --- files in pieces ---
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 100])
+def test_a_file_read_in_pieces_is_the_same(chunk, tmp_path, monkeypatch):
+    content = codecs.BOM_UTF8 + "é\r\nb\rc\n\r\n\ufeff猫😀\r".encode()
+    path = write(tmp_path / "a.txt", content)
+    expected = "é\nb\nc\n\n\ufeff猫😀\n"
+    monkeypatch.setattr(text_module, "_CHUNK", chunk)
+    if chunk >= 3:  # a byte order mark is looked for in one piece
+        assert read_text(path) == expected
+    ids, vocabulary = text_module._load_ids(str(path), None)
+    assert vocabulary.decode(ids).removeprefix("\ufeff") == expected
+    broken = write(tmp_path / "b.txt", content + b"a\xff")
+    assert "byte 0xff at offset 25, line 6; " in message(read_text, broken)
+    with pytest.raises(
+        InputError, match=r"has 2 characters .*the first is 'c' at line 3, column 1"
+    ):
+        text_module._load_ids(str(path), Vocabulary.of(expected.translate({99: "", 29483: ""})))
+
+
+def test_a_large_file_of_bytes_is_mapped(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.bin", bytes(range(256)) * 4)
+    monkeypatch.setattr(text_module, "_MAPPED", 1024)
+    ids = read_bytes(path)
+    assert isinstance(ids.base, np.memmap)
+    assert ids.tobytes() == bytes(range(256)) * 4
+    assert not isinstance(read_bytes(write(tmp_path / "b.bin", b"ab")).base, np.memmap)
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    thread = threading.Thread(target=(tmp_path / "pipe").write_text, args=("abcab",))
+    thread.start()
+    ids, vocabulary = text_module._load_ids(str(tmp_path / "pipe"), None)
+    thread.join()
+    assert (ids.tolist(), vocabulary.symbols) == ([0, 1, 2, 0, 1], "abc")
+
+
+@pytest.mark.parametrize("later", ["abcabcd", "abcabcc", "abcab", "ab"])
+def test_a_file_that_changes_while_it_is_read(later, tmp_path, monkeypatch):
+    texts = iter(["abcabc", later, later])
+    monkeypatch.setattr(text_module, "_pieces", lambda path: iter([next(texts)]))
+    path = str(write(tmp_path / "a.txt", b"abcabc"))
+    with pytest.raises(InputError, match="changed while it was read"):
+        text_module._load_ids(path, None)

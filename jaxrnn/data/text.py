@@ -13,8 +13,11 @@ import codecs
 import dataclasses
 import functools
 import importlib
+import io
+import itertools
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +28,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from jaxrnn.data.streams import Streams, lesson_targets, next_targets
 from jaxrnn.errors import InputError
 
-_ENCODE_CHUNK = 1 << 20  # characters encoded at a time: 4 bytes of code point and 8 of index each
+_CHUNK = 1 << 20  # bytes read, and characters encoded, at a time: 12 bytes of each are in work
+_MAPPED = 1 << 26  # bytes from which on a file is mapped rather than read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,25 +116,49 @@ class Vocabulary:
     def _encode(self, text: str, dtype: DTypeLike, name: str) -> np.ndarray:
         if self.kind == "bytes":
             return np.frombuffer(_to_utf8(text), np.uint8).astype(dtype, copy=False)
-        encoded = np.empty(len(text), dtype)
-        for first in range(0, len(text), _ENCODE_CHUNK):
-            codes = _code_points(text[first : first + _ENCODE_CHUNK])
-            ids = self._ids.take(codes, mode="clip")
-            if ids.size and ids.min() < 0:
-                raise InputError(self._unknown(text, first + int(ids.argmin()), name))
-            encoded[first : first + _ENCODE_CHUNK] = ids
+        return self._encode_pieces(lambda: iter([text]), set(text), len(text), dtype, name)
+
+    def _encode_pieces(
+        self,
+        pieces: Callable[[], Iterator[str]],
+        symbols: set[str],
+        count: int,
+        dtype: DTypeLike,
+        name: str,
+    ) -> np.ndarray:
+        """Of a text in pieces, which has these symbols and so many characters."""
+        if unknown := sorted(symbols - set(self.symbols)):
+            raise InputError(self._unknown(pieces(), unknown, name))
+        encoded, filled = np.empty(count, dtype), 0
+        for piece in pieces():
+            for first in range(0, len(piece), _CHUNK):
+                ids = self._ids.take(_code_points(piece[first : first + _CHUNK]), mode="clip")
+                part = encoded[filled : filled + len(ids)]
+                if len(part) < len(ids) or ids.min() < 0:
+                    raise InputError(_changed(name))
+                part[:] = ids
+                filled += len(ids)
+        if filled < count:
+            raise InputError(_changed(name))
         return encoded
 
-    def _unknown(self, text: str, first: int, name: str) -> str:
-        unknown = sorted(set(text) - set(self.symbols))
+    def _unknown(self, pieces: Iterator[str], unknown: list[str], name: str) -> str:
         shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        line = text.count("\n", 0, first) + 1
-        column = first - text.rfind("\n", 0, first)
-        return (
-            f"{name} has {len(unknown)} character{'s' * (len(unknown) > 1)} that the vocabulary"
-            f" of {self.size} lacks: {shown} (the first is {text[first]!r} at line {line},"
-            f" column {column}); remove them, or train with --tokens bytes"
-        )
+        pattern = re.compile(f"[{''.join(map(re.escape, unknown))}]")
+        line, column = 1, 0  # before the piece
+        for piece in pieces:
+            found = pattern.search(piece)
+            before = piece[: found.start()] if found else piece
+            line += before.count("\n")
+            tail = before.rpartition("\n")
+            column = len(tail[2]) + (0 if tail[1] else column)
+            if found:
+                return (
+                    f"{name} has {len(unknown)} character{'s' * (len(unknown) > 1)} that the "
+                    f"vocabulary of {self.size} lacks: {shown} (the first is {found[0]!r} at line "
+                    f"{line}, column {column + 1}); remove them, or train with --tokens bytes"
+                )
+        return _changed(name)
 
     def _checked(self, ids: ArrayLike) -> np.ndarray:
         checked = np.asarray(ids, np.int64).reshape(-1)
@@ -227,13 +255,66 @@ def load_evaluation_text(
 
 
 def _load_ids(path: str, vocabulary: Vocabulary | None) -> tuple[np.ndarray, Vocabulary]:
-    """The ids of a file, as narrow as they fit: 1 GB of ASCII stays 1 GB."""
-    if path and vocabulary == BYTES:
-        return read_bytes(path), BYTES
-    text = read_text(path) if path else default_text()
-    vocabulary = vocabulary or Vocabulary.of(text)
+    """The ids of a file, as narrow as they fit: 1 GB of ASCII stays 1 GB.
+
+    A file is read twice, in pieces: for its symbols, then for their ids.
+    """
+    if vocabulary == BYTES:
+        ids = read_bytes(path) if path else np.frombuffer(_to_utf8(default_text()), np.uint8)
+        return ids, BYTES
+    name = path or "the built-in text"
+
+    def pieces() -> Iterator[str]:
+        return _pieces(path) if whole is None else iter([whole])
+
+    whole = None
+    if not path or not os.path.isfile(path):  # a pipe can be read but once
+        whole = read_text(path) if path else default_text()
+    symbols: set[str] = set()
+    count = 0
+    for piece in pieces():
+        symbols.update(piece)
+        count += len(piece)
+    vocabulary = vocabulary or Vocabulary("characters", "".join(sorted(symbols)))
     dtype = next((d for d in (np.uint8, np.uint16) if vocabulary.size - 1 <= np.iinfo(d).max), None)
-    return vocabulary._encode(text, dtype or np.int32, path or "the built-in text"), vocabulary
+    ids = vocabulary._encode_pieces(pieces, symbols, count, dtype or np.int32, name)
+    return ids, vocabulary
+
+
+def _changed(name: str) -> str:
+    return f"{name} changed while it was read; read a copy of it"
+
+
+def _pieces(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A UTF-8 file piece by piece; see ``read_text``."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+    offset, line, is_empty = 0, 1, True
+
+    def decoded(chunk: bytes, final: bool) -> str:
+        rest, held = decoder.getstate()[0], "\r" * (newlines.getstate()[1] & 1)
+        try:
+            return newlines.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            place = offset - len(rest) + error.start
+            before = _universal_newlines(held + error.object[: error.start].decode())
+            raise InputError(
+                f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {place}, "
+                f"line {line + before.count(chr(10))}; convert the file to UTF-8, or take it as it "
+                "is with --tokens bytes"
+            ) from None
+
+    for chunk in itertools.chain(_chunks(path), [b""]):
+        piece = decoded(chunk, not chunk)
+        if not offset:  # a chunk holds a byte order mark whole
+            piece = piece.removeprefix("\ufeff")
+        offset += len(chunk)
+        line += piece.count("\n")
+        is_empty = is_empty and not piece
+        if piece:
+            yield piece
+    if is_empty:
+        raise InputError(f"{path} is empty but for a byte order mark, expected data")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -241,20 +322,34 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
     Raises InputError for a file that is missing, unreadable, empty or not UTF-8.
     """
-    return decode_utf8(
-        read_file(path), path, "convert the file to UTF-8, or take it as it is with --tokens bytes"
-    )
+    return "".join(_pieces(path))
 
 
 def read_bytes(path: str | os.PathLike[str]) -> UInt8[np.ndarray, " N"]:
-    """The bytes of a file; raises InputError for one that is missing, unreadable or empty."""
+    """The bytes of a file, a large one mapped into memory.
+
+    Raises InputError for one that is missing, unreadable or empty.
+    """
+    try:
+        if os.path.isfile(path) and os.path.getsize(path) >= _MAPPED:
+            return np.asarray(np.memmap(path, np.uint8, mode="r"))
+    except (OSError, ValueError):  # which reading it will say in words
+        pass
     return np.frombuffer(read_file(path), np.uint8)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
     """The content of a file; raises InputError for one that is missing, unreadable or empty."""
+    return b"".join(_chunks(path))
+
+
+def _chunks(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    is_empty = True
     try:
-        content = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                is_empty = False
+                yield chunk
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
@@ -263,9 +358,8 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         raise InputError(f"{path}: no permission to read it; make the file readable") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise InputError(f"{path}: can't read it ({error}), expected a file") from error
-    if not content:
+    if is_empty:
         raise InputError(f"{path} is empty, expected data; check the path")
-    return content
 
 
 def decode_utf8(content: bytes, path: str | os.PathLike[str], advice: str) -> str:
