@@ -1,7 +1,5 @@
 import dataclasses
-import importlib.util
 import math
-import sys
 import tomllib
 import typing
 from typing import Any
@@ -9,23 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unchecked_config import config_module
 
-import jaxrnn.config
 from jaxrnn.errors import InputError
 
-
-def without_the_import_hook() -> Any:
-    """The module as users have it: under test, beartype refuses what its own checks are for."""
-    spec = importlib.util.spec_from_file_location("unchecked_config", jaxrnn.config.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-config_module = without_the_import_hook()
 CONFIGS = config_module.CONFIGS
 CharConfig, SineConfig = config_module.CharConfig, config_module.SineConfig
 SeriesConfig, SketchConfig = config_module.SeriesConfig, config_module.SketchConfig
