@@ -1,6 +1,7 @@
 """The language model around MinGRU and MinLSTM: its equations, its state, and what trains it."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_stopped_and_resumed_gives_the_same_bits_and_evaluation_the_same_nats(tm
     options: dict[str, Any] = {"dropout": 0.3, "steps": 7, "checkpoint_every": 3, "eval_every": 4}
     config = config_of(text_file, preview_length=5, **options)
     whole, _ = train(dataclasses.replace(config, run=str(tmp_path / "whole")))
-    calls = iter(["", "SIGTERM"])
+    calls = itertools.chain([""], itertools.repeat("SIGTERM"))
     cut, outcome = train(
         dataclasses.replace(config, run=str(tmp_path / "cut")),
         stop_requested=lambda: next(calls) or None,

@@ -139,6 +139,7 @@ def test_resumed_on_as_many_it_has_the_same_bits(story):
     check_same(folder / "two", folder / "killed", num_steps=12)
 
 
+@pytest.mark.slow
 def test_a_sketch_with_parameters_in_parts(tmp_path):
     write_data(tmp_path)
     options = (*SKETCH, "--dtype", "float64", "--loss", "log_space")
