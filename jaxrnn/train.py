@@ -90,6 +90,7 @@ def run_command(argv: list[str]) -> int:
     device = cli.use_device(config.device, config.dtype, shards, lambda: join(command))
 
     # After the device is chosen: importing these may start JAX.
+    import jax
     from jax.errors import JaxRuntimeError
 
     from jaxrnn import processes, report
@@ -108,7 +109,7 @@ def run_command(argv: list[str]) -> int:
     if num_hidden > 1:
         device = f"{device}, parameters in {num_hidden} parts"
     if processes.are_several():
-        device = f"{device}, {num_processes} processes"
+        device = f"{device}, {jax.process_count()} processes"  # auto tells it only now
     task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
     if config.average == "nt_asgd" and not data.held_out.num_counted:
         raise InputError(

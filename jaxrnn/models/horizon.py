@@ -116,6 +116,11 @@ class HorizonModel(nnx.Module):
         return Linear(inputs, outputs, rngs=rngs, **options)
 
     @property
+    def input_size(self) -> int:
+        """I = C + A + F: what is read of a step of the past."""
+        return self.num_targets + self.num_covariates + self.num_known
+
+    @property
     def num_raw(self) -> int:
         """C * P: what is given for a step."""
         return self.num_targets * self.distribution.num_parameters
@@ -147,24 +152,13 @@ class DirectForecaster(HorizonModel):
     What is known of a step to come adds ``V relu(U [h, known] + a) + b``, U and V the same for all.
     """
 
-    def __init__(
-        self,
-        num_targets: int,
-        num_covariates: int = 0,
-        num_known: int = 0,
-        *,
-        rngs: nnx.Rngs,
-        dropout: float = 0.0,
-        **options: Any,
-    ):
-        super().__init__(
-            num_targets, num_covariates, num_known, rngs=rngs, dropout=dropout, **options
-        )
-        self.rnn = self._recurrent(num_targets + num_covariates + num_known, rngs, dropout)
+    def __init__(self, *sizes: int, rngs: nnx.Rngs, dropout: float = 0.0, **options: Any):
+        super().__init__(*sizes, rngs=rngs, dropout=dropout, **options)
+        self.rnn = self._recurrent(self.input_size, rngs, dropout)
         self.decoder = self._linear(self.hidden_size, self.horizon * self.num_raw, rngs)
-        sizes = (self.hidden_size + num_known, self.hidden_size)
-        self.known_hidden = self._linear(*sizes, rngs) if num_known else None
-        self.known_decoder = self._linear(sizes[1], self.num_raw, rngs) if num_known else None
+        num_known, size = self.num_known, self.hidden_size
+        self.known_hidden = self._linear(size + num_known, size, rngs) if num_known else None
+        self.known_decoder = self._linear(size, self.num_raw, rngs) if num_known else None
 
     def __call__(
         self,
@@ -197,21 +191,10 @@ class RecursiveForecaster(HorizonModel):
     ``sample`` makes paths.
     """
 
-    def __init__(
-        self,
-        num_targets: int,
-        num_covariates: int = 0,
-        num_known: int = 0,
-        *,
-        rngs: nnx.Rngs,
-        dropout: float = 0.0,
-        **options: Any,
-    ):
-        super().__init__(
-            num_targets, num_covariates, num_known, rngs=rngs, dropout=dropout, **options
-        )
-        self.encoder = self._recurrent(num_targets + num_covariates + num_known, rngs, dropout)
-        self.rnn = self._recurrent(num_targets + num_known, rngs)
+    def __init__(self, *sizes: int, rngs: nnx.Rngs, dropout: float = 0.0, **options: Any):
+        super().__init__(*sizes, rngs=rngs, dropout=dropout, **options)
+        self.encoder = self._recurrent(self.input_size, rngs, dropout)
+        self.rnn = self._recurrent(self.num_targets + self.num_known, rngs)
         self.decoder = self._linear(self.hidden_size, self.num_raw, rngs)
 
     def __call__(
