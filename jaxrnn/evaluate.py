@@ -128,13 +128,14 @@ def run_command(argv: list[str]) -> int:
         naive = {f"naive_{k}": v for k, v in held_out.baseline.items()}
         others = {f"{of}_{k}": v for of, values in more.items() for k, v in values.items()}
         found = {"data": name, "positions": held_out.num_counted, **metrics, **naive}
-        print(json.dumps(found | others | notes))
+        left_out = {"left_out": held_out.left_out} if held_out.left_out else {}
+        print(json.dumps(found | others | notes | left_out))
     else:
         labels = {"tuned": "tuned temperature", "dynamic": "dynamic evaluation"}
         rows = {name: metrics}
         rows |= {"last value": held_out.baseline} if held_out.baseline else {}
         rows |= {labels[of]: values for of, values in more.items()}
-        report.evaluation(task, held_out.num_counted, rows, notes)
+        report.evaluation(task, held_out, rows, notes)
     return 0
 
 

@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 MAGENTA_FLOOR = 1e-6  # of a density, in Magenta's loss
 LARGEST_LOG_SIGMA = 20.0
 LARGEST_ATANH = 8.0  # a correlation of 1 - 2.3e-7: float32 has 1 - rho^2 above zero
+FARTHEST = 1e25  # from a mean
+MOST_SIGMAS = 1e12  # from a mean: float32 holds the sum of all such points' costs
 
 
 class Mixture(NamedTuple):
@@ -43,8 +45,9 @@ def offset_nats(
 ) -> Float[Array, "*N"]:
     """-log of the density of the offsets, in log space: finite for all that float32 holds.
 
-    To that end sigma is kept within exp(-20)..exp(20), and rho off -1 and 1. With ``magenta``, its
-    arithmetic: the density itself, and 1e-6 added to it before the logarithm.
+    To that end sigma is kept within exp(-20)..exp(20), rho off -1 and 1, and an offset within 1e12
+    sigmas of a mean. With ``magenta``, its arithmetic: the density itself, and 1e-6 added to it
+    before the logarithm.
     """
     dx, dy = offsets[..., :1] - mixture.mu_x, offsets[..., 1:] - mixture.mu_y
     if magenta:
@@ -55,10 +58,15 @@ def offset_nats(
     )
     r = jnp.clip(mixture.atanh_rho, -LARGEST_ATANH, LARGEST_ATANH)
     log_rest = 2 * (math.log(2) - jnp.logaddexp(r, -r))  # log(1 - rho^2), rho = tanh(r)
-    a, b = dx * jnp.exp(-log_sigma_x), dy * jnp.exp(-log_sigma_y)
+    a, b = _in_sigmas(dx, log_sigma_x), _in_sigmas(dy, log_sigma_y)
     squared = jnp.square(a - jnp.tanh(r) * b) * jnp.exp(-log_rest) + jnp.square(b)
     log_normal = -math.log(2 * math.pi) - log_sigma_x - log_sigma_y - (log_rest + squared) / 2
     return -jax.nn.logsumexp(jax.nn.log_softmax(mixture.weight) + log_normal, axis=-1)
+
+
+def _in_sigmas(distance: Array, log_sigma: Array) -> Array:
+    near = jnp.clip(distance, -FARTHEST, FARTHEST)
+    return jnp.clip(near * jnp.exp(-log_sigma), -MOST_SIGMAS, MOST_SIGMAS)
 
 
 def _density(mixture: Mixture, dx: Array, dy: Array) -> Array:

@@ -19,6 +19,7 @@ from rich.text import Text
 from jaxrnn.config import TrainConfig
 from jaxrnn.runs import Run
 from jaxrnn.tasks import Data, Task
+from jaxrnn.tasks.task import Validation
 from jaxrnn.train_step import initial_state, make_step, steps_per_dispatch
 from jaxrnn.training import Outcome, stack_batches, total_steps
 
@@ -199,13 +200,14 @@ def console() -> Console:
 
 
 def evaluation(
-    task: Task, num_counted: int, rows: dict[str, dict[str, float]], notes: dict[str, float]
+    task: Task, held_out: Validation, rows: dict[str, dict[str, float]], notes: dict[str, float]
 ) -> None:
     """The table of ``jaxrnn.evaluate``, and numbers to note."""
     out = console()
     out.print(metrics_table(rows, NOTES[task.name]))
     carried = "" if task.name == "sketch" else ", the state carried through"
     unit = "drawings" if task.name == "sketch" else "positions"
-    out.print(f"over {num_counted:,} {unit}{carried}")
+    without = f"; {held_out.left_out:,} of other lengths left out" if held_out.left_out else ""
+    out.print(f"over {held_out.num_counted:,} {unit}{carried}{without}")
     for name, value in notes.items():
         out.print(f"{name} at the end: {value:.4g}")

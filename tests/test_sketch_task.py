@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from recurrence_cases import quick_jit
 from scipy import special
 from small_runs import assert_same_bits, go_on, last_of, lines_of, train
 from tolerances import assert_close
 
+from jaxrnn import report
 from jaxrnn.config import SketchConfig
+from jaxrnn.data.sketch_npz import write_sketches
 from jaxrnn.errors import InputError
 from jaxrnn.mixture import offset_nats, split_outputs
 from jaxrnn.tasks import TASKS
@@ -69,7 +70,7 @@ def config_of(*files, **options) -> SketchConfig:
 def run_model(skeleton, params, inputs, seed=0):
     """Outputs and latent vectors, compiled once where plain calls compile every operation."""
 
-    @quick_jit
+    @jax.jit
     def run(params, strokes, lengths, classes):
         model = skeleton.merge(params)
         return model(strokes, lengths, classes, rngs=nnx.Rngs(latent=seed))
@@ -119,7 +120,7 @@ def test_the_loss_is_the_papers(cats, conditional):
         weight = 0.5 - 0.49 * 0.99995**1000
         assert_close(task.kl_weight(1000), weight, "float32")
         expected += weight * kl
-    loss = quick_jit(loss_of(task, skeleton, inputs, 3, 1000))(state.params)
+    loss = jax.jit(loss_of(task, skeleton, inputs, 3, 1000))(state.params)
     assert_close(loss, expected, "float32")
 
 
@@ -129,7 +130,7 @@ def test_the_latent_cost_is_not_lowered_below_its_floor(cats):
     skeleton, _, state = initial_state(task, config)
     inputs, _, _ = data.train.batch_at(0)
     loss = loss_of(task, skeleton, inputs, 0, 0)
-    value, grads = quick_jit(jax.value_and_grad(loss))(state.params)
+    value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
     outputs, _ = run_model(skeleton, state.params, inputs)
     offset, pen, _ = costs_by_hand(task, outputs, inputs[0])
     assert_close(value, (offset + pen).mean() + 0.5 * 0.2, "float32")  # at the start mu is near 0
@@ -150,7 +151,7 @@ def test_magentas_arithmetic_pads_to_the_longest_of_all_and_has_its_floor(cats):
     drawn = np.asarray(strokes[:, 1:, 4] == 0)
     _, pen, _ = costs_by_hand(task, outputs, strokes)
     expected = np.where(drawn, nats, 0).sum(1) / task.num_points + pen
-    loss = quick_jit(loss_of(task, skeleton, inputs, 0, 0))(state.params)
+    loss = jax.jit(loss_of(task, skeleton, inputs, 0, 0))(state.params)
     assert_close(loss, expected.mean(), "float32")
 
 
@@ -234,10 +235,23 @@ def test_a_file_is_evaluated_by_its_test_part_in_the_runs_classes(cats, dogs, tm
     (tmp_path / "new").mkdir()
     untested = write_npz(tmp_path / "new" / "cats.npz", (12, 0, 0))
     assert task.read_evaluation(untested).num_counted == 12
+    assert task.read_evaluation(untested).left_out == 0
     with pytest.raises(InputError, match="has the class 'birds', the run knows cats, dogs"):
         task.read_evaluation(write_npz(tmp_path / "birds.npz"))
     alone, _ = TASKS["sketch"].load(config_of(cats))
     np.testing.assert_array_equal(alone.read_evaluation(dogs).part.classes, [0, 0, 0])
+
+
+def test_how_many_drawings_are_of_other_lengths_is_told(tmp_path, capsys):
+    drawings = [random_drawings(1, 0)[0][[0] * n].astype(np.float32) for n in (3, 9, 8, 3, 9, 3)]
+    write_sketches(tmp_path / "a.npz", drawings[:3], drawings[3:5], drawings[5:])
+    task, data = TASKS["sketch"].load(config_of(str(tmp_path / "a.npz"), max_len=8, batch_size=2))
+    assert "2 drawings to train on, 1 to validate, of at most 8 points (2 others" in data.summary
+    write_sketches(tmp_path / "new.npz", [], [], [*drawings, np.zeros((0, 3), np.float32)])
+    held_out = task.read_evaluation(str(tmp_path / "new.npz"))
+    assert (held_out.num_counted, held_out.left_out) == (4, 3)
+    report.evaluation(task, held_out, {"model": {"loss": 1.0}}, {})
+    assert "over 4 drawings; 3 of other lengths left out" in capsys.readouterr().out
 
 
 def test_batches_of_one_shape_are_dispatched_together_and_others_apart(cats):

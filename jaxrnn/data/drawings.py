@@ -29,6 +29,7 @@ class Part:
 
     drawings: list[Drawing]
     classes: Int32[np.ndarray, " N"]
+    left_out: int = 0  # of the file's: empty, or of too many points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,8 @@ def read_drawings(paths: Sequence[str], max_len: int = 250) -> Drawings:
         drawings = [drawing for file in files for drawing in getattr(file, part)]
         classes = [places[name] for file in files for name in file.classes[part]]
         kept = fits(drawings, max_len)
-        parts.append(Part(prepare(drawings, max_len), np.array(classes, np.int32)[kept]))
+        kept_classes = np.array(classes, np.int32)[kept]
+        parts.append(Part(prepare(drawings, max_len), kept_classes, int((~kept).sum())))
     if not any(part.drawings for part in parts):
         raise InputError(
             f"no drawing of {', '.join(paths)} has 1 to {max_len} points; raise --max-len"

@@ -99,6 +99,7 @@ class HeldOutWindows(WindowSource):
     batch_size: int
     baseline: dict[str, float]  # of the forecast that repeats the last value
     continues: bool = False
+    left_out: int = 0
 
     @property
     def num_counted(self) -> int:

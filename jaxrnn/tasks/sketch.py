@@ -48,6 +48,11 @@ class HeldOutDrawings:
         """How many there are."""
         return len(self.part.drawings)
 
+    @property
+    def left_out(self) -> int:
+        """How many have no point, or more than the model knows."""
+        return self.part.left_out
+
     def windows(self, num_streams: int, chunk_len: int) -> Iterator[Any]:
         """Batches of drawings, each padded to Nmax: the pen's cost goes on there."""
         for batch in held_out_batches(
@@ -148,11 +153,13 @@ class SketchTask:
             config.num_buckets,
         )
         source = ", ".join(config.data) if config.data else "Omniglot's characters"
+        left_out = sum(part.left_out for part in (read.train, read.valid))
+        others = f" ({left_out:,} others left out)" if left_out else ""
         among = f" of {len(task.classes)} classes" if len(task.classes) > 1 else ""
         summary = (
             f"{source}: {len(read.train.drawings):,} drawings{among} to train on, "
-            f"{len(read.valid.drawings):,} to validate, of at most {task.num_points} points; "
-            f"scale {task.scale:.4f}"
+            f"{len(read.valid.drawings):,} to validate, of at most {task.num_points} points"
+            f"{others}; scale {task.scale:.4f}"
         )
         train = DrawingBatches(batches, task.num_points if config.loss == "magenta" else 0)
         return task, Data(train, task._held_out(read.valid), found, summary)
@@ -270,12 +277,13 @@ class SketchTask:
         parts = (read.test,) if read.test.drawings else (read.train, read.valid)
         drawings = [drawing for part in parts for drawing in part.drawings]
         classes = np.concatenate([part.classes for part in parts])
+        left_out = sum(part.left_out for part in parts)
         if len(self.classes) == 1:
-            return self._held_out(Part(drawings, np.zeros_like(classes)))
+            return self._held_out(Part(drawings, np.zeros_like(classes), left_out))
         unknown = [name for name in read.classes if name not in self.classes]
         if unknown:
             raise InputError(
                 f"{path} has the class {unknown[0]!r}, the run knows {', '.join(self.classes)}"
             )
         places = np.array([self.classes.index(name) for name in read.classes], np.int32)
-        return self._held_out(Part(drawings, places[classes]))
+        return self._held_out(Part(drawings, places[classes], left_out))

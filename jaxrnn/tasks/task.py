@@ -68,6 +68,11 @@ class Validation(Protocol):
         """Positions that count; 0: there is nothing to evaluate on."""
         ...
 
+    @property
+    def left_out(self) -> int:
+        """Drawings of the data that are not counted: of a length that the model does not know."""
+        ...
+
     def windows(self, num_streams: int, chunk_len: int) -> Iterator[Any]:
         """(inputs, targets, mask) in order, the state carried from one to the next."""
         ...
@@ -82,6 +87,7 @@ class HeldOut:
     counted_from: int = 0  # the positions before it warm the state up
     baseline: dict[str, float] = dataclasses.field(default_factory=dict)  # the naive forecast's
     continues: bool = False  # the state at its start is the one that training ends with
+    left_out: int = 0
 
     @property
     def num_counted(self) -> int:
