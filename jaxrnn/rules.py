@@ -1,4 +1,4 @@
-"""Which way a computation goes, by shape and device: every rule that was measured, in one place.
+"""Which way a computation goes, by shape and device: every rule, measured or documented.
 
 Results differ between the ways in rounding only. What was measured, and how, is in
 ``docs/bench/NOTES.md``; ``python -m jaxrnn.bench --explain`` shows what is chosen. Usage::
@@ -14,6 +14,7 @@ DISPATCH_SECONDS = 4.0  # that a dispatch may take: the shortest wait of a signa
 MAX_STEPS_PER_DISPATCH = 100
 PROJECTED_BYTES = 8 * 2**20  # of the input projection that lie ready at once: within L3
 ROWS_PROJECTED = 64  # at least
+LANES = 128  # of a TPU's registers
 MAX_COUNTED = 256  # symbols of which the k likeliest are found by comparing all with all
 
 
@@ -45,6 +46,23 @@ def associative_scan(platform: str) -> bool:
     It takes log2(T) rounds over all that there is. A CPU is faster one step after the other.
     """
     return platform != "cpu"
+
+
+def padded_units(platform: str, hidden_size: int) -> int:
+    """How many hidden units a layer is computed with: a TPU's gates fill whole tiles.
+
+    By JAX's guide to Pallas on TPUs, whose tiles are of 8 x 128; nobody has measured it here.
+    """
+    return hidden_size if platform != "tpu" else -(-hidden_size // LANES) * LANES
+
+
+def unroll(platform: str) -> int:
+    """How many steps of a recurrence one round of its loop takes.
+
+    More made training slower on a CPU. On a TPU it is what XLA's loops there are said to want, to
+    overlap a step's loads with the one before; nobody has measured it here.
+    """
+    return 4 if platform == "tpu" else 1
 
 
 def data_shards(platform: str, num_devices: int, batch_size: int) -> int:

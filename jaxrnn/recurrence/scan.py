@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from jaxrnn import rules
 from jaxrnn.cells import CELLS, Cell, State
+from jaxrnn.recurrence import lanes
 from jaxrnn.recurrence.types import (
     Backend,
     Inputs,
@@ -167,7 +168,9 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, per_step
 
     gates_x = x.matmul(weight_ih.T) if isinstance(x, OneHot) else matmul_nt(x, weight_ih)
     inputs = (gates_x, per_step)
-    last, (states, residuals) = jax.lax.scan(step, state, inputs, reverse=reverse)
+    last, (states, residuals) = jax.lax.scan(
+        step, state, inputs, reverse=reverse, unroll=rules.unroll(jax.default_backend())
+    )
     return (states[0], last), (weights, x, state, per_step, states, residuals)
 
 
@@ -231,7 +234,11 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
         return dstate, (*dgates, None if narrow_hr is None else dh.astype(dtype))
 
     dstate, (dgates_x, dgates_h, dprojected) = jax.lax.scan(
-        step, dlast, (dhs, states_in, states, residuals, per_step), reverse=not reverse
+        step,
+        dlast,
+        (dhs, states_in, states, residuals, per_step),
+        reverse=not reverse,
+        unroll=rules.unroll(jax.default_backend()),
     )
     dgates_h = dgates_x if dgates_h is None else dgates_h
 
@@ -284,8 +291,12 @@ def run(
     reverse: bool,
 ) -> tuple[Float[Array, "T B P"], State]:
     """See ``Backend``."""
+    hidden_size = len(weights.weight_hh) // cell.num_gates
+    size = rules.padded_units(jax.default_backend(), hidden_size)
+    if size != hidden_size:
+        weights, state, per_step = lanes.widened(cell, size, weights, state, per_step)
     try:
-        return _compiled_scan(cell.name, reverse, weights, x, state, per_step)
+        hs, state = _compiled_scan(cell.name, reverse, weights, x, state, per_step)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -293,6 +304,9 @@ def run(
             "backend 'scan' has a reverse-mode derivative only, and was differentiated in forward "
             "mode (jvp, jacfwd, linearize); use backend='reference', which has both"
         ) from error
+    if size != hidden_size:
+        hs, state = lanes.narrowed(hidden_size, weights.weight_hr is not None, hs, state)
+    return hs, state
 
 
 BACKEND = Backend("scan", run, supports)
