@@ -16,11 +16,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from jaxrnn import cli
+from jaxrnn import cli, files
 from jaxrnn.data.sketch_output import from_json, to_json, to_svg
 from jaxrnn.data.sketches import read_sketches
 from jaxrnn.data.strokes import Drawing
 from jaxrnn.errors import InputError
+from jaxrnn.files import write_atomically
 
 SUFFIXES = (".svg", ".png", ".json")
 
@@ -85,6 +86,8 @@ class DrawOptions:
             raise InputError(f"--{given[0]} and --{given[1]} exclude each other; give one")
         if self.seconds and Path(self.to).suffix.lower() != ".svg":
             raise InputError(f"--seconds is {self.seconds}, expected 0 for {self.to}: SVG moves")
+        if given and files.is_same(self.to, getattr(self, given[0])):
+            raise InputError(f"--to is {self.to}, which --{given[0]} reads; choose another name")
 
 
 def main() -> int:
@@ -105,7 +108,7 @@ def run_command(argv: list[str]) -> int:
     path = Path(options.to)
     try:
         if path.suffix.lower() == ".json":
-            path.write_text(to_json(drawings), encoding="utf-8")
+            write_atomically(path, to_json(drawings).encode())
         elif path.suffix.lower() == ".png":
             from jaxrnn import plots
 
@@ -113,7 +116,7 @@ def run_command(argv: list[str]) -> int:
         else:
             shown = {"num_columns": num_columns, "num_prefix": num_prefix}
             text = to_svg(drawings, seconds=options.seconds, **shown)
-            path.write_text(text, encoding="utf-8")
+            write_atomically(path, text.encode())
     except OSError as error:
         raise InputError(f"can't write --to {path}: {error.strerror or error}") from error
     points = sum(map(len, drawings))

@@ -10,25 +10,38 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path``'s content as a whole: a crash leaves the old or the new, never a part."""
+def write_atomically(path: Path, data: bytes, durably: bool = True) -> None:
+    """Replace ``path``'s content as a whole: a crash leaves the old or the new, never a part.
+
+    A link stays, and what it names is replaced. Not ``durably``, a power loss may leave none: for
+    what can be made again.
+    """
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if durably:
+        sync(path.parent)
+
+
+def is_same(path: str | Path, other: str | Path) -> bool:
+    """Whether two paths name one file, there or not yet."""
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def sync(path: Path) -> None:
@@ -55,7 +68,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     Raises OSError where ``path`` is there then, unless as an empty directory.
     """
     make_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
         yield temporary

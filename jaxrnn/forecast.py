@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from jaxrnn import cli
+from jaxrnn import cli, files
 from jaxrnn.errors import InputError
 from jaxrnn.files import write_atomically
 
@@ -78,6 +78,7 @@ def run_command(argv: list[str]) -> int:
     from jaxrnn.tasks.series_forecasts import ahead, panels, predictor
 
     config, path = task.config, options.data or task.config.data
+    check_outputs(options, path)
     series = task.read(path) if path else made_series()
     num_steps, origin = options.horizon or config.horizon, len(series.values)
     if origin < config.input_len:
@@ -94,11 +95,11 @@ def run_command(argv: list[str]) -> int:
         x = np.concatenate([series.dates[-config.input_len :], dates])
     past = rows[origin - config.input_len : origin]
     try:
-        write_atomically(Path(options.to), text.encode())
         if options.plot:
             shown = panels(task, x, past, quantiles)
             title = f"{run.path.name}: {num_steps} steps ahead"
             plots.forecasts(Path(options.plot), shown, task.interval, title)
+        write_atomically(Path(options.to), text.encode())
     except OSError as error:
         raise InputError(
             f"can't write {error.filename or options.to}: {error.strerror or error}"
@@ -128,6 +129,18 @@ def run_command(argv: list[str]) -> int:
             markup=False,
         )
     return 0
+
+
+def check_outputs(options: ForecastOptions, data: str) -> None:
+    """Raise InputError where one file would take another's place, or can't be made."""
+    outputs = {"to": options.to, "plot": options.plot}
+    for name, path in outputs.items():
+        if path and data and files.is_same(path, data):
+            raise InputError(f"--{name} is {path}, which the forecast reads; choose another name")
+        if path and not Path(path).absolute().parent.is_dir():
+            raise InputError(f"--{name} is {path}, but there is no directory {Path(path).parent}")
+    if options.plot and files.is_same(options.to, options.plot):
+        raise InputError(f"--to and --plot are both {options.to}; choose two names")
 
 
 def to_csv(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
+from jaxrnn import files
 from jaxrnn.data.strokes import to_lines
 
 
@@ -23,6 +25,12 @@ def _figure(title: str) -> tuple[Figure, Any]:
     axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format=path.suffix[1:].lower())
+    files.write_atomically(path, content.getvalue(), durably=False)
 
 
 def loss(path: Path, lines: list[dict[str, Any]], monitor: str, title: str) -> None:
@@ -56,7 +64,7 @@ def loss(path: Path, lines: list[dict[str, Any]], monitor: str, title: str) -> N
     axes.set_xlabel("step")
     axes.set_ylabel(monitor)
     axes.legend()
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def prediction(
@@ -72,7 +80,7 @@ def prediction(
         axes.axvspan(start, len(values) - 0.5, color="tab:blue", alpha=0.08, label="validation")
     axes.set_xlabel("step")
     axes.legend()
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +124,7 @@ def forecasts(path: Path, panels: Sequence[ForecastPanel], interval: str, title:
             axes.set_xlabel("step")
         if k == 0:
             axes.legend()
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def drawings(
@@ -142,4 +150,4 @@ def drawings(
                 marker = "." if len(part) == 1 else ""
                 axes.plot(*part.T, color=color, linewidth=1.2, marker=marker)
             start += len(line)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)

@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -48,7 +49,7 @@ class Run:
     task: str
     config: TrainConfig
     facts: dict[str, Any]  # the task's, pinned from the data
-    about: dict[str, Any]  # versions, git revision, command, time
+    about: dict[str, Any]  # an id, versions, git revision, command, time
     is_written: bool = True  # by this process; of several that train a run one alone writes
 
     @classmethod
@@ -117,21 +118,7 @@ class Run:
 
         Raises InputError where another process trains it.
         """
-        if not self.is_written:
-            yield
-            return
-        with open(self.path / "run.json", "r+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"{self.path} is being trained by another process; wait for its end, stop it, "
-                    "or start a run of another name"
-                ) from None
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                    raise
-                # A filesystem without locks: nothing can be known of others.
+        with held(self.path) if self.is_written else contextlib.nullcontext():
             yield
 
     def checkpoint_path(self, name: str) -> Path:
@@ -148,6 +135,7 @@ class Run:
             return
         if (self.path / "metrics.jsonl").exists():
             files.sync(self.path / "metrics.jsonl")
+        meta = meta | ({"run": self.about["id"]} if "id" in self.about else {})
         if best:
             checkpoint.save(self.checkpoint_path("best"), tree, meta)
         last, previous = self.checkpoint_path("last"), self.checkpoint_path("previous")
@@ -166,23 +154,48 @@ class Run:
 
         Raises InputError where there are checkpoints, but none is whole.
         """
-        errors = []
-        for name in ("last", "previous"):
+        remarks, is_damaged = [], False
+        for name in ("last", "previous", "best"):
             path = self.checkpoint_path(name)
             if not path.exists():
+                remarks += [f"{path} is missing"] if name == "last" else []
                 continue
             try:
                 tree, meta = checkpoint.load(path, like)
-                if (
-                    errors and self.is_written
-                ):  # or the next save would put the damaged one in the whole one's place
-                    os.replace(self.checkpoint_path("last"), self.checkpoint_path("damaged"))
-                return tree, meta, "; ".join(errors)
+                self._check_own(path, meta)
             except InputError as error:
-                errors.append(str(error))
-        if errors:
-            raise InputError("; ".join(errors))
+                remarks.append(str(error))
+                is_damaged = True
+                continue
+            last = self.checkpoint_path("last")
+            if is_damaged and last.exists() and self.is_written:
+                # Or the next save would put the damaged one in the whole one's place.
+                os.replace(last, self.checkpoint_path("damaged"))
+            return tree, meta, "; ".join(remarks)
+        if is_damaged:
+            raise InputError("; ".join(remarks))
         return None
+
+    def _check_own(self, path: Path, meta: dict[str, Any]) -> None:
+        """Raise InputError for a checkpoint that another run has made."""
+        if meta.get("run", self.about.get("id")) != self.about.get("id"):
+            raise InputError(
+                f"{path} was made by another run than {self.path / 'run.json'}; put this run's own "
+                "checkpoints there"
+            )
+
+    def without_damaged_best(self) -> str:
+        """Set a best checkpoint aside that can't be read; what is wrong with it, or nothing."""
+        best = self.checkpoint_path("best")
+        if not best.exists():
+            return ""
+        try:
+            self._check_own(best, checkpoint.read(best)[1])
+        except InputError as error:
+            if self.is_written:
+                os.replace(best, self.checkpoint_path("damaged-best"))
+            return str(error)
+        return ""
 
     def load_part(self, part: str, like: Any, name: str = "auto") -> tuple[Any, dict[str, Any]]:
         """One part (``params``, ``carry``) of a checkpoint, with the structure of ``like``.
@@ -196,6 +209,7 @@ class Run:
         if not path.exists():
             raise InputError(f"{self.path} has no checkpoint {path.name!r} yet")
         tree, meta = checkpoint.load(path, {part: like}, partial=True)
+        self._check_own(path, meta)
         return tree[part], {**meta, "name": name}
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -206,28 +220,65 @@ class Run:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, up to one that a crash cut short or a power loss lost."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        lines = []
-        for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break
-            if not (isinstance(line, dict) and isinstance(line.get("step"), int)):
-                break
-            lines.append(line)
-        return lines
+        """The lines of ``metrics.jsonl``: each step once, without what was cut short or damaged."""
+        return self._read_metrics()[0]
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop what was recorded after ``step``: it will be run again."""
+    def _read_metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The lines, and how many before the last of them were of no use."""
+        path = self.path / "metrics.jsonl"
+        lines: list[dict[str, Any]] = []
+        damaged = bad = 0
+        content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        for text in content.split("\n")[:-1]:
+            line = _metrics_line(text)
+            if line is None or (lines and line["step"] <= lines[-1]["step"]):
+                bad += 1  # at the end it is what a crash cut short, or a power loss lost
+                continue
+            damaged = bad
+            lines.append(line)
+        return lines, damaged
+
+    def cut_metrics(self, step: int) -> str:
+        """Drop what was recorded after ``step``: it will be run again. Gives a remark on damage."""
         if not self.is_written:
-            return
-        kept = [line for line in self.metrics() if line["step"] <= step]
+            return ""
+        lines, damaged = self._read_metrics()
+        kept = [line for line in lines if line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         files.write_atomically(self.path / "metrics.jsonl", text.encode())
+        path = self.path / "metrics.jsonl"
+        return f"{path} had {damaged} lines that were damaged; they are gone" if damaged else ""
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a run's directory; see ``Run.locked``."""
+    with open(path / "run.json", "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{path} is being trained by another process; wait for its end, stop it, or choose "
+                "a run of another name"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            # A filesystem without locks: nothing can be known of others.
+        yield
+
+
+def _metrics_line(text: str) -> dict[str, Any] | None:
+    """A line of ``metrics.jsonl``: numbers by name, and a sample; None for anything else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return None
+    numbers = (value for key, value in line.items() if key != "sample")
+    is_whole = all(type(value) in (int, float) for value in numbers)
+    return line if is_whole and isinstance(line.get("sample", ""), str) else None
 
 
 def _free(path: str) -> str:
@@ -241,6 +292,7 @@ def _provenance() -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in packages}
     versions |= {"jaxrnn": __version__, "python": platform.python_version()}
     return {
+        "id": uuid.uuid4().hex,
         "versions": versions,
         "revision": _revision(Path(__file__).parents[1]),
         "command": sys.argv[1:],

@@ -122,6 +122,7 @@ def run_command(argv: list[str]) -> int:
         return 0
     if resumed:
         check_schedule(resumed.config, config, data)
+        check_checkpoints(resumed, data)
         run = dataclasses.replace(resumed, config=config)
     else:
 
@@ -277,6 +278,21 @@ def check_schedule(before: TrainConfig, now: TrainConfig, data: Any) -> None:
         raise InputError(
             f"--steps and --epochs give {new} steps, the run's cosine schedule was laid out for "
             f"{old}; leave them out, or start a new run"
+        )
+
+
+def check_checkpoints(run: Run, data: Any) -> None:
+    """Raise InputError where a run's checkpoints are gone: to begin again would lose the rest."""
+    from jaxrnn.training import first_save
+
+    lines, folder = run.metrics(), run.path / "checkpoints"
+    if folder.is_dir() and any(folder.glob("*.safetensors")):
+        return
+    if not folder.is_dir() or (lines and lines[-1]["step"] > first_save(run.config, data)):
+        recorded = f", though its metrics go up to step {lines[-1]['step']}" if lines else ""
+        raise InputError(
+            f"{run.path} has no checkpoints{recorded}; put its directory checkpoints back, or "
+            "start a new run"
         )
 
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import averaging, mesh, plots, processes, rules
+from jaxrnn import averaging, files, mesh, plots, processes, rules
 from jaxrnn.config import TrainConfig
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
@@ -141,6 +141,14 @@ def load_model(
     return skeleton, jax.tree.map(jnp.array, params), meta
 
 
+def first_save(config: TrainConfig, data: Data) -> int:
+    """The step of the first checkpoint: that of a validation, if that is before one is due."""
+    total = total_steps(config, data)
+    every = _Every(config, data, total)
+    validated = [every.evaluate] if data.held_out.num_counted else []
+    return min(total, every.save, *validated)
+
+
 def load_carry(task: Task, run: Run, checkpoint: str = "auto") -> Any:
     """The recurrent state that a checkpoint's training was at."""
     _, _, state = initial_state(task, run.config)
@@ -168,13 +176,17 @@ def train(
         state, meta, remark = restored
         progress = Progress(**meta["progress"])
         if remark:
-            display.line(f"{remark}; going on from the checkpoint before it")
+            display.line(f"{remark}; going on from the checkpoint of step {meta['step']}")
+    if restored and (damage := run.without_damaged_best()):
+        progress.best, progress.best_step = None, 0
+        display.line(f"{damage}; it is set aside, the next validation gives another")
     processes.wait_for_all("read")  # before the first of them changes anything
     run.write_config(config)  # only now: a run that can't be resumed keeps its own
     devices, rows = mesh.device_mesh(config), mesh.process_rows(config.batch_size)
     state = mesh.place(state, mesh.state_shardings(state, devices))
     step = int(state.step)
-    run.cut_metrics(step)
+    if damage := run.cut_metrics(step):
+        display.line(damage)
 
     train_steps = make_step(task.loss, train_skeleton, config, total)
     capacity = min(steps_per_dispatch(config, state.params), total)
@@ -423,7 +435,8 @@ def draw(run: Run, task: Task) -> None:
     plots.loss(run.path / "loss.png", lines, task.monitor, f"{run.path.name}: {run.config.body}")
     samples = [f"--- step {m['step']} ---\n{m['sample']}\n" for m in lines if "sample" in m]
     if samples:
-        (run.path / "samples.txt").write_text("\n".join(samples), encoding="utf-8")
+        content = "\n".join(samples).encode()
+        files.write_atomically(run.path / "samples.txt", content, durably=False)
 
 
 def _not_finite(step: int, what: str, run: Run) -> str:

@@ -87,9 +87,10 @@ def work(folder: Path, argv: tuple[str, ...], **plan: Any) -> Ended:
 
 
 def state_of(run: Path, name: str):
-    """All of a checkpoint, bit for bit, but for the time."""
+    """All of a checkpoint, bit for bit, but for the time and the run's name for itself."""
     arrays, meta = checkpoint.read(run / "checkpoints" / f"{name}.safetensors")
     meta["progress"].pop("time_s")
+    meta.pop("run")
     bits = {k: (a.dtype, a.shape, a.tobytes()) for k, a in arrays.items()}
     return bits, meta
 

@@ -62,6 +62,7 @@ def go_on(run: Run, config: TrainConfig | None = None, display: Display | None =
 def last_of(run: Run, name: str = "last"):
     arrays, meta = checkpoint.read(run.checkpoint_path(name))
     meta["progress"].pop("time_s")
+    meta.pop("run", None)
     return arrays, meta
 
 

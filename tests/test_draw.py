@@ -1,6 +1,8 @@
 """The command that draws: what it writes, and what it refuses."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -164,6 +166,30 @@ def test_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys, arguments, m
     assert err.count("\n") == 1
     assert message.format(runs=runs) in err
     assert list(Path(tmp_path).iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "json"])
+def test_a_full_disk_leaves_what_was_there(runs, tmp_path, monkeypatch, capsys, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("kept")
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fails)
+    code, _, err = command(monkeypatch, capsys, runs / "plain", "--to", path, "--count", "1")
+    assert (code, err) == (2, f"error: can't write --to {path}: No space left on device\n")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(path.name, "kept")]
+
+
+def test_what_is_read_is_not_written_over(runs, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "begun.json"
+    path.write_text((runs / "begun.json").read_text())
+    code, _, err = command(monkeypatch, capsys, runs / "plain", "--prefix", path, "--to", path)
+    assert (code, err) == (
+        2,
+        f"error: --to is {path}, which --prefix reads; choose another name\n",
+    )
 
 
 def test_what_a_run_can_not_do_is_said(runs, tmp_path, monkeypatch, capsys):

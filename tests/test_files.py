@@ -8,6 +8,13 @@ from failing_disk import break_at
 from jaxrnn import files
 
 
+@pytest.fixture
+def synced(monkeypatch) -> list[Path]:
+    found = []
+    monkeypatch.setattr(files, "sync", found.append)
+    return found
+
+
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_failure_while_writing_leaves_nothing_beside(moment, tmp_path):
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -49,15 +56,25 @@ def test_written_then_synced_then_renamed_then_the_directory_synced(tmp_path, mo
     ]
 
 
+def test_a_link_stays_and_what_it_names_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a.json").symlink_to(tmp_path / "there" / "b.json")
+    files.write_atomically(tmp_path / "a.json", b"new")
+    assert (tmp_path / "a.json").is_symlink()
+    assert (tmp_path / "there" / "b.json").read_bytes() == b"new"
+    assert files.is_same(tmp_path / "a.json", tmp_path / "there" / ".." / "there" / "b.json")
+    assert not files.is_same(tmp_path / "a.json", tmp_path / "b.json")
+
+
+def test_what_can_be_made_again_is_not_synced(tmp_path, synced, monkeypatch):
+    monkeypatch.setattr(os, "fsync", pytest.fail)
+    files.write_atomically(tmp_path / "a.png", b"new", durably=False)
+    assert (tmp_path / "a.png").read_bytes() == b"new"
+    assert synced == []
+
+
 def listing(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
-
-
-@pytest.fixture
-def synced(monkeypatch) -> list[Path]:
-    found = []
-    monkeypatch.setattr(files, "sync", found.append)
-    return found
 
 
 def test_directories_are_made_from_the_top_and_made_to_last(tmp_path, synced):
@@ -74,13 +91,23 @@ def test_a_new_directory_appears_whole(is_there, tmp_path, synced):
     if is_there:
         path.mkdir(parents=True)
     with files.new_directory(path) as temporary:
+        assert temporary.name.startswith(".a.tmp-")
         (temporary / "x").write_text("1")
         assert listing(path.parent) == [
-            *([f".a.tmp-{os.getpid()}", f".a.tmp-{os.getpid()}/x"]),
+            *([temporary.name, f"{temporary.name}/x"]),
             *(["a"] if is_there else []),
         ]
     assert listing(tmp_path) == ["deep", "deep/a", "deep/a/x"]
     assert synced[-1] == path.parent
+
+
+def test_what_a_kill_left_is_in_no_directorys_way(tmp_path):
+    names = set()
+    for _ in range(3):
+        with files.new_directory(tmp_path / "a") as temporary:
+            names.add(temporary.name)
+        (tmp_path / "a").rename(tmp_path / temporary.name)  # as if it had been left
+    assert len(names) == 3
 
 
 def test_a_new_directory_that_fails_leaves_nothing(tmp_path):

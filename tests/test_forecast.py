@@ -141,6 +141,26 @@ def test_bad_input_is_one_line(case, folder, monkeypatch, capsys):
 # --- evaluate ---
 
 
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--to", "a.png", "--plot", "./a.png"], "--to and --plot are both a.png; choose two"),
+        (["--to", "a.csv", "--plot", "no/a.png"], "--plot is no/a.png, but there is no directory"),
+        (["--data", "in.csv", "--to", "in.csv"], "--to is in.csv, which the forecast reads"),
+    ],
+)
+def test_no_output_takes_the_place_of_another_file(
+    argv, expected, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    content = (folder / "rows.csv").read_bytes()
+    Path("in.csv").write_bytes(content)
+    code, _, err = command(forecast, monkeypatch, capsys, str(folder / "run"), *argv)
+    assert code == 2
+    assert err.startswith(f"error: {expected}")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("in.csv", content)]
+
+
 def test_a_forecaster_is_measured_on_its_test_part(folder, monkeypatch, capsys):
     run = str(folder / "run")
     task, predict, series = opened(folder / "run")

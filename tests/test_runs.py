@@ -47,7 +47,7 @@ def test_a_run_comes_back_as_it_was_made(run):
     assert about["format"] == 2
     assert about["about"]["versions"]["numpy"] == np.__version__
     assert set(about) == {"format", "task", "facts", "about"}
-    assert set(about["about"]) == {"revision", "command", "created", "versions"}
+    assert set(about["about"]) == {"id", "revision", "command", "created", "versions"}
 
 
 def test_a_moved_run_opens_where_it_is(run, tmp_path):
@@ -203,7 +203,8 @@ def test_last_previous_and_best(run):
         run.save(tree(value), {"step": int(value)}, best=best)
     loaded = run.load(tree(0))
     assert loaded is not None
-    assert (value_of(loaded), loaded[1], loaded[2]) == (3.0, {"step": 3}, "")
+    meta = {"step": 3, "run": run.about["id"]}
+    assert (value_of(loaded), loaded[1], loaded[2]) == (3.0, meta, "")
     for name, value in (("last", 3.0), ("previous", 2.0), ("best", 2.0)):
         got = checkpoint.load(run.checkpoint_path(name), tree(0))
         assert (value_of(got), got[1]["step"]) == (value, value)
@@ -232,8 +233,48 @@ def test_a_last_checkpoint_cut_short_gives_the_previous_and_says_so(run):
     last.write_bytes(last.read_bytes()[:-1])
     loaded = run.load(tree(0))
     assert loaded is not None
-    assert (value_of(loaded), loaded[1]) == (1.0, {"step": 1})
+    assert (value_of(loaded), loaded[1]["step"]) == (1.0, 1)
     assert loaded[2].startswith(f"{last} is not a whole checkpoint (")
+
+
+def test_where_last_and_previous_are_gone_the_best_is_gone_on_from(run):
+    for value, best in ((1.0, True), (2.0, False), (3.0, False)):
+        run.save(tree(value), {"step": int(value)}, best=best)
+    last, previous = run.checkpoint_path("last"), run.checkpoint_path("previous")
+    last.unlink()
+    loaded = run.load(tree(0))
+    assert (value_of(loaded), loaded and loaded[2]) == (2.0, f"{last} is missing")
+    previous.write_bytes(b"cut")
+    loaded = run.load(tree(0))
+    assert value_of(loaded) == 1.0
+    assert loaded is not None
+    assert loaded[2].startswith(f"{last} is missing; {previous} is not a whole checkpoint")
+
+
+def test_checkpoints_of_another_run_are_refused(run, tmp_path):
+    run.save(tree(1.0), {"step": 1}, best=True)
+    other = Run.create("char", CharConfig(run=str(tmp_path / "b"), seed=5), FACTS)
+    shutil.rmtree(other.path / "checkpoints")
+    shutil.copytree(run.path / "checkpoints", other.path / "checkpoints")
+    expected = f"was made by another run than {other.path / 'run.json'}; put this run's own"
+    assert message(other.load, tree(0)).count(expected) == 2
+    assert expected in message(other.load_part, "params", tree(0)["params"])
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    assert value_of(Run.open(copy).load(tree(0))) == 1
+
+
+def test_a_damaged_best_is_set_aside(run):
+    assert run.without_damaged_best() == ""
+    run.save(tree(1.0), {"step": 1}, best=True)
+    best = run.checkpoint_path("best")
+    assert run.without_damaged_best() == ""
+    content = bytearray(best.read_bytes())
+    content[-1] ^= 1
+    best.write_bytes(content)
+    assert "best.safetensors is damaged: its content does not" in run.without_damaged_best()
+    assert not best.exists()
+    assert run.checkpoint_path("damaged-best").read_bytes() == content
 
 
 def test_without_a_whole_checkpoint_each_is_named(run):
@@ -312,14 +353,33 @@ def test_metrics_after_a_step_are_dropped(run):
 @pytest.mark.parametrize(
     "lost", [b"\0" * 30 + b"\n", b"{}\n", b"7\n", b'{"step": "4"}\n', b'{"step": 3, "lo\n']
 )
-def test_what_a_power_loss_left_of_the_metrics_ends_them(run, lost):
+def test_what_a_power_loss_left_of_the_metrics_is_left_out(run, lost):
     for step in (1, 2):
         run.append_metrics({"step": step})
     path = run.path / "metrics.jsonl"
-    path.write_bytes(path.read_bytes() + lost + b'{"step": 9}\n')
+    whole = path.read_bytes()
+    path.write_bytes(whole + lost)
     assert run.metrics() == [{"step": 1}, {"step": 2}]
-    run.cut_metrics(2)
-    assert path.read_bytes().count(b"\n") == 2
+    assert run.cut_metrics(2) == ""
+    path.write_bytes(whole + lost + b'{"step": 9}\n')
+    assert run.cut_metrics(2) == f"{path} had 1 lines that were damaged; they are gone"
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b'{"step": 2, "loss": "abc"}', b'{"step": 2, "loss": [1]}', b'{"step": 2, "\xff": null}',
+     b'{"step": 1}', b"[" * 100_000, b'{"step": 2, "sample": 3}', b'{"step": true}'],
+)  # fmt: skip
+def test_a_damaged_line_of_metrics_takes_no_other_with_it(run, damaged):
+    for step in (1, 2, 3, 4):
+        run.append_metrics({"step": step, "loss": step / 2, "sample": "x"})
+    path = run.path / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], damaged, *lines[2:]]))
+    assert [line["step"] for line in run.metrics()] == [1, 3, 4]
+    assert "had 1 lines" in run.cut_metrics(3)
+    assert path.read_bytes() == lines[0] + b"\n" + lines[2] + b"\n"
 
 
 def test_the_metrics_outlive_what_the_checkpoint_after_them_outlives(run, monkeypatch):

@@ -26,7 +26,7 @@ from jaxrnn import checkpoint, evaluate, sample, train
 from jaxrnn.config import CharConfig, to_toml
 from jaxrnn.data.sine import sine_data
 from jaxrnn.errors import InputError
-from jaxrnn.runs import Run
+from jaxrnn.runs import Run, held
 from torch_compat import directory as directories
 from torch_compat import modules
 from torch_compat.convert import as_array
@@ -364,6 +364,17 @@ def test_a_text_of_one_symbol_is_a_text(tmp_path):
     torch.save(CharRNN(("a",)).checkpoint(), tmp_path / "net.pt")
     assert import_(tmp_path / "net.pt", "--to", tmp_path / "run") == 0
     assert stored(tmp_path / "run")[2]["task"] == "char"
+
+
+def test_force_does_not_replace_a_run_that_is_being_trained(tmp_path, capsys):
+    torch.save(modules.Forecaster(1, 1, "gru", 2).state_dict(), tmp_path / "a.pt")
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "run") == 0
+    before = listing(tmp_path)
+    with held(tmp_path / "run"):
+        assert import_(tmp_path / "a.pt", "--to", tmp_path / "run", "--force") == 2
+    assert "run is being trained by another process; wait for its end" in capsys.readouterr().err
+    assert listing(tmp_path) == before
+    assert import_(tmp_path / "a.pt", "--to", tmp_path / "run", "--force") == 0
 
 
 def test_force_replaces_runs_alone(tmp_path, capsys):

@@ -191,6 +191,24 @@ def damaged_copy(folder: Path, tmp_path: Path) -> Run:
     return Run.open(tmp_path / "run")
 
 
+@pytest.mark.parametrize("gone", ["checkpoints", "their directory"])
+def test_where_the_checkpoints_are_gone_the_rest_is_not_lost(
+    gone, folder, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    if gone == "checkpoints":
+        (tmp_path / "run" / "checkpoints").mkdir()
+    before = snapshot(tmp_path)
+    code, _, err = command(monkeypatch, capsys, "--resume", str(tmp_path / "run"))
+    assert (code, err) == (
+        2,
+        f"error: {tmp_path / 'run'} has no checkpoints, though its metrics go up to step 6; put "
+        "its directory checkpoints back, or start a new run\n",
+    )
+    assert snapshot(tmp_path) == before
+
+
 def test_without_a_whole_checkpoint_nothing_is_touched(folder, tmp_path, monkeypatch, capsys):
     run = damaged_copy(folder, tmp_path)
     before = snapshot(tmp_path)

@@ -238,10 +238,25 @@ def test_a_damaged_last_checkpoint_is_said_and_the_one_before_it_gone_on_from(tm
     run, outcome = go_on(run, display=Display(Console(file=out, soft_wrap=True, width=80)))
     said = [line for line in out.getvalue().splitlines() if str(last) in line]
     assert len(said) == 1
-    assert said[0].endswith("going on from the checkpoint before it")
+    assert said[0].endswith("going on from the checkpoint of step 6")
     assert (outcome.reason, outcome.step) == ("done", 9)
     assert_same_bits(last_of(run)[0], whole[0])
     assert [line["step"] for line in run.metrics()] == list(range(1, 10))
+
+
+def test_a_damaged_best_checkpoint_is_said_and_another_takes_its_place(tmp_path, text_file):
+    options = {"checkpoint_every": 3, "eval_every": 3, "run": str(tmp_path / "a")}
+    run, _ = train(char_config(text_file, steps=6, **options))
+    best = run.checkpoint_path("best")
+    best.write_bytes(best.read_bytes()[:-10])
+    out = io.StringIO()
+    longer = dataclasses.replace(run.config, steps=9)
+    display = Display(Console(file=out, soft_wrap=True, width=80))
+    run, outcome = go_on(run, longer, display=display)
+    assert "best.safetensors is not a whole checkpoint" in out.getvalue()
+    assert "it is set aside, the next validation gives another" in out.getvalue()
+    assert (outcome.reason, outcome.step, outcome.progress.best_step) == ("done", 9, 9)
+    assert checkpoint.read(best)[1]["step"] == 9
 
 
 # --- losses that are not finite ---

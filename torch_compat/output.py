@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxrnn import files
+from jaxrnn import files, runs
 from jaxrnn.errors import InputError
 
 Foreign = Callable[[Path], list[str]]
@@ -78,14 +78,16 @@ def appearing(directory: Path, force: bool, foreign: Foreign) -> Iterator[Path]:
         new.mkdir()
         yield new
         check_target(target, force, foreign)
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
+        is_run = (target / "run.json").is_file()
+        with runs.held(target) if is_run else contextlib.nullcontext():
+            if target.exists():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except BaseException:
+                if old.exists():
+                    old.rename(target)
+                raise
         done = True
         files.sync(target.parent)
     except OSError as error:

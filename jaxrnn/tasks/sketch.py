@@ -23,6 +23,7 @@ from jaxrnn.data.sketch_batches import SketchBatches, held_out_batches
 from jaxrnn.data.sketch_output import to_svg
 from jaxrnn.data.strokes import Drawing, mean_start, scale_factor, typical_extent
 from jaxrnn.errors import InputError
+from jaxrnn.files import write_atomically
 from jaxrnn.mixture import kl_nats, offset_nats, pen_nats, split_outputs
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.sketch_drawing import Pen
@@ -269,7 +270,7 @@ class SketchTask:
             classes=classes,
         )
         svg = to_svg([drawing * (self.scale, self.scale, 1) for drawing in drawn])
-        (path / "drawings.svg").write_text(svg, encoding="utf-8")
+        write_atomically(path / "drawings.svg", svg.encode(), durably=False)
 
     def read_evaluation(self, path: str) -> Validation:
         """The test part of a file of drawings, or all of it where it has none."""
