@@ -121,7 +121,7 @@ BAD = {
     "past only": (["past", "--horizon", "5"], "would have to read c, which are known of the past"),
     "negative": (["run", "--horizon", "-1"], "--horizon is -1, expected from 0 to 100000"),
     "no picture": (["run", "--plot", "a.csv"], "--plot is 'a.csv', expected a name in .png"),
-    "nowhere": (["run", "--to", "no/a.csv"], "can't write no/"),
+    "nowhere": (["run", "--to", "no/a.csv"], "--to is no/a.csv, but there is no directory"),
     "no run": (["no"], "no run directory no"),
 }
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -240,4 +241,4 @@ def as_long(batches: list[Any]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.exit_code(main))
