@@ -18,24 +18,57 @@ if TYPE_CHECKING:
     from jaxrnn.runs import Run
 
 
+# What memory goes by, in training and in what follows it.
+SIZES = (
+    "--batch-size, --hidden-size, --num-layers or the lengths (--seq-len, --input-len, --horizon, "
+    "--max-len); after training --length, --count or --streams"
+)
+MOST_CPU_SHARDS = 64  # even of fewer cores: a run goes on, to the bit, where there are fewer
+
+
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Run a command; bad input ends in one line on standard error and 2, a failing disk in 1."""
+    """Run a command; bad input ends in one line on standard error and 2, a failing disk in 1.
+
+    So does what is too large for memory or for a machine's integers.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever its encoding can show
             stream.reconfigure(errors="replace")
     try:
         return main() or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(str(error))
         return 2
     except BrokenPipeError:  # the reader of our output, as head(1), has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(str(error))
+        return 1
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if not is_too_large(error):
+            raise
+        say_error(too_large(error))
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def say_error(text: str) -> None:
+    """One line on standard error."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether it is because memory, or an integer, has no room for what the options ask for."""
+    exhausted = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)  # XLA's
+    return exhausted or isinstance(error, (MemoryError, OverflowError))
+
+
+def too_large(error: BaseException) -> str:
+    """What to do about it."""
+    reason = " ".join(str(error).split())[:160] or "out of memory"
+    return f"this is too large for the machine ({reason}); lower {SIZES}"
 
 
 def check_flags(options: Any, checks: dict[str, tuple[bool, str]]) -> None:
@@ -91,7 +124,9 @@ def use_device(
     import jax
 
     with contextlib.suppress(RuntimeError):  # JAX has started: the devices are what they are
-        if cpu_shards > 1:
+        # Of thousands XLA makes so many threads that it hangs, or aborts. Without them whoever
+        # needs them finds that they are not there.
+        if 1 < cpu_shards <= max(num_cores(), MOST_CPU_SHARDS):
             jax.config.update("jax_num_cpu_devices", cpu_shards)
     if device != "auto":
         jax.config.update("jax_platforms", device)

@@ -22,6 +22,18 @@ from jaxrnn.errors import InputError
 BACKENDS = ("scan", "reference")  # those of jaxrnn.recurrence; importing it would start JAX
 MESH = re.compile("data=(?P<data>[1-9][0-9]{0,5})(,hidden=(?P<hidden>[1-9][0-9]{0,5}))?")
 MIN_CELLS = ("mingru", "minlstm")  # of jaxrnn.min_layers, whose backends have one more
+MOST = {  # far more than anybody trains with; beyond, memory, a compiler or int32 gives out
+    **dict.fromkeys(("epochs", "steps", "warmup_steps"), 2**31 - 1),
+    **dict.fromkeys(("hidden_size", "embedding_size", "encoder_size", "latent_size"), 2**16),
+    **dict.fromkeys(("class_size", "num_mixtures"), 2**16),
+    **dict.fromkeys(("batch_size", "eval_streams"), 2**20),
+    **dict.fromkeys(("seq_len", "max_len", "input_len", "horizon", "segment_len"), 10**6),
+    **dict.fromkeys(("num_samples", "preview_length"), 10**5),
+    "season": 10**6,
+    "steps_per_dispatch": 10**4,
+    **dict.fromkeys(("num_buckets", "preview_count"), 1000),
+    "num_layers": 256,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +90,8 @@ class TrainConfig(abc.ABC):
             *("lr_final", "eval_every", "checkpoint_every", "log_every", "patience", "min_delta"),
             *("steps_per_dispatch", "seed", "asgd_patience"),
         )
+        for name in MOST.keys() & hints.keys():
+            self._check(name, getattr(self, name) <= MOST[name], f"at most {MOST[name]}")
         is_minimal = getattr(self, "cell", "") in MIN_CELLS
         backends = ("auto", *BACKENDS, *["associative"][:is_minimal])
         self._check("backend", self.backend in backends, f"one of {', '.join(backends)}")

@@ -6,12 +6,15 @@ Without arguments: a character model of the Python language reference, in about 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
 import re
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -117,6 +120,7 @@ def run_command(argv: list[str]) -> int:
             "better, and there is nothing to validate on"
         )
     config = task.config  # what was left to the data is chosen now, and kept with the run
+    num_steps = total_steps(config, data)
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
         return 0
@@ -133,11 +137,9 @@ def run_command(argv: list[str]) -> int:
         run = Run.open(processes.done_by_first(create))
     run = dataclasses.replace(run, is_written=processes.is_first())
     console.print(f"data    {data.summary}", markup=False)
-    console.print(
-        f"run     {run.path}, {total_steps(run.config, data):,} steps on {device}", markup=False
-    )
+    console.print(f"run     {run.path}, {num_steps:,} steps on {device}", markup=False)
     try:
-        with run.locked(), StopSignals(str(run.path)) as stop:
+        with kept(run, resumed is None), run.locked(), StopSignals(str(run.path)) as stop:
             outcome = train(
                 task,
                 data,
@@ -146,28 +148,43 @@ def run_command(argv: list[str]) -> int:
                 stop_requested=stop.requested,
             )
     except NotFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        cli.say_error(str(error))
         return 1
     except JaxRuntimeError as error:
         if not processes.are_several():
             raise
         reason = " ".join(str(error).split())[:160]
-        print(
-            f"error: another process of the run has ended ({reason}); start all of them again "
-            f"with --resume {run.path}",
-            file=sys.stderr,
-            flush=True,
+        cli.say_error(
+            cli.too_large(error)
+            if cli.is_too_large(error)
+            else f"another process of the run has ended ({reason}); start all of them again with "
+            f"--resume {run.path}"
         )
         os._exit(1)  # there is nobody left to say goodbye to
     except OSError as error:
         what = f"{error.filename or run.path}: {error.strerror or error}"
         saved = run.checkpoint_path("last")
         later = f"; put that right and go on with --resume {run.path}" if saved.exists() else ""
-        print(f"error: can't write {what}{later}", file=sys.stderr)
+        cli.say_error(f"can't write {what}{later}")
         return 1
     report.outcome(console, task, run, outcome)
     ended = outcome.reason in ("done", "early stop")
     return 0 if ended else 128 + signal.Signals[outcome.reason]  # as a shell has it
+
+
+@contextlib.contextmanager
+def kept(run: Run, is_new: bool) -> Iterator[None]:
+    """Within: a new run's directory goes again where the machine is too small even to begin it.
+
+    Its name is then free for smaller options. Any other end leaves it, to be resumed.
+    """
+    try:
+        yield
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        is_empty = is_new and not any((run.path / "checkpoints").iterdir())
+        if cli.is_too_large(error) and is_empty and run.is_written:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def check_processes(command: Command[Any]) -> int:

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import averaging, files, mesh, plots, processes, rules
-from jaxrnn.config import TrainConfig
+from jaxrnn.config import MOST, TrainConfig
+from jaxrnn.errors import InputError
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
@@ -72,8 +73,14 @@ class StoppedError(Exception):
 
 
 def total_steps(config: TrainConfig, data: Data) -> int:
-    """Optimizer steps in the whole run."""
-    return config.steps or config.epochs * data.train.steps_per_epoch
+    """Optimizer steps in the whole run. Raises InputError for more than an int32 counts."""
+    total = config.steps or config.epochs * data.train.steps_per_epoch
+    if total > MOST["steps"]:
+        raise InputError(
+            f"--epochs is {config.epochs}, which are {total} steps, expected at most "
+            f"{MOST['steps']}; lower it"
+        )
+    return total
 
 
 def stack_batches(

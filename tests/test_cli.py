@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
+from jax.errors import JaxRuntimeError
 
 from jaxrnn import cli
 from jaxrnn.errors import InputError
@@ -52,6 +54,47 @@ def test_exit_codes(capsys):
     assert cli.exit_code(lambda: fail(KeyboardInterrupt())) == 130
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["error: no such thing", "error: [Errno 28] No space left on device"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OverflowError("Python int too large to convert to C long"),
+        JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes.\nStack"),
+    ],
+)
+def test_what_is_too_large_is_said_with_what_to_lower(error, capsys):
+    def fail():
+        raise error
+
+    assert cli.exit_code(fail) == 1
+    err = capsys.readouterr().err
+    reason = " ".join(str(error).split()) or "out of memory"
+    assert err.startswith(
+        f"error: this is too large for the machine ({reason}); lower --batch-size, --hidden-size, "
+    )
+    assert err.count("\n") == 1
+
+
+def test_an_error_of_ours_is_not_hidden():
+    def fail():
+        raise JaxRuntimeError("INTERNAL: something else")
+
+    with pytest.raises(JaxRuntimeError):
+        cli.exit_code(fail)
+
+
+def test_no_more_devices_than_a_cpu_can_be(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "num_cores", lambda: 2)
+    monkeypatch.setattr(type(jax.config), "update", lambda _, *option: asked.append(option))
+    for shards in (1, 2, cli.MOST_CPU_SHARDS, cli.MOST_CPU_SHARDS + 1, 50_000):
+        cli.use_device("auto", cpu_shards=shards)
+    assert asked == [("jax_num_cpu_devices", 2), ("jax_num_cpu_devices", cli.MOST_CPU_SHARDS)]
+    monkeypatch.setattr(cli, "num_cores", lambda: 128)
+    cli.use_device("auto", cpu_shards=128)
+    assert asked[2:] == [("jax_num_cpu_devices", 128)]
 
 
 def test_a_reader_that_has_gone_does_not_end_a_run():

@@ -67,7 +67,7 @@ def strategy_of(name: str, hint: Any):
     if hint is bool:
         return st.booleans()
     assert hint is int, f"no strategy for {name}: {hint}"
-    return st.integers(1, 10**9)
+    return st.integers(1, min(config_module.MOST.get(name, 10**9), 10**9))
 
 
 def is_used(name: str, values) -> bool:
@@ -236,6 +236,21 @@ def test_bad_values_are_named_as_their_flag(config_class, name, value, expected)
     if (config_class, name, value) == (SeriesConfig, "hidden_size", -3):
         expected = "--hidden-size is -3, expected at least 0"
     assert message(config_class, **{name: value}) == expected
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_what_is_beyond_sense_is_refused(task):
+    most = config_module.MOST
+    names = [field.name for field in dataclasses.fields(CONFIGS[task]) if field.name in most]
+    assert {"steps", "warmup_steps", "hidden_size", "batch_size", "steps_per_dispatch"} <= {*names}
+    for name in names:
+        flag = f"--{name.replace('_', '-')}"
+        for value in (most[name] + 1, 10**30):
+            text = message(from_values, {"task": task, name: value}, "x")
+            assert text == f"x: {flag} is {value}, expected at most {most[name]}"
+    for name in ("steps", "epochs", "warmup_steps", "hidden_size", "steps_per_dispatch"):
+        assert getattr(CONFIGS[task](**{name: most[name]}), name) == most[name]
+    assert most["steps"] == most["epochs"] == most["warmup_steps"] == 2**31 - 1  # an int32's
 
 
 def test_files_are_named_by_texts():

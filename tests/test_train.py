@@ -505,6 +505,55 @@ def test_a_loss_that_is_not_finite_is_one_line_and_code_1(tmp_path, monkeypatch,
     assert "a/checkpoints/last.safetensors" in err or "no checkpoint was made yet" in err
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_what_is_too_large_leaves_no_directory_where_nothing_was_saved(
+    saved, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    argv = ("char", "--data", str(folder / "text.txt"), *SMALL, "--steps", "2", "--run", "a")
+
+    def exhausted(task, data, run, **_):
+        run.append_metrics({"step": 1})
+        if saved:
+            run.checkpoint_path("last").write_bytes(b"1")
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxrnn.training.train", exhausted)
+        code, _, err = command(monkeypatch, capsys, *argv)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: this is too large for the machine (RESOURCE_EXHAUSTED: ")
+    assert os.listdir() == ["a"] * saved
+    if not saved:
+        assert command(monkeypatch, capsys, *argv)[0] == 0
+
+
+def test_a_run_that_was_there_before_is_kept_though_it_is_too_large(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "run", "a")
+    shutil.rmtree("a/checkpoints")
+    os.mkdir("a/checkpoints")
+
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("jaxrnn.training.train", exhausted)
+    code, _, err = command(monkeypatch, capsys, "--resume", "a")
+    assert (code, err.count("\n")) == (1, 1)
+    assert (tmp_path / "a" / "run.json").exists()
+
+
+def test_more_steps_than_an_int32_counts_are_refused(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ("char", "--data", str(folder / "text.txt"), *SMALL, "--run", "a", "--steps", "0")
+    code, _, err = command(monkeypatch, capsys, *argv, "--epochs", str(2**31 - 1))
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: --epochs is 2147483647, which are ")
+    assert os.listdir() == []
+
+
 def test_a_device_that_is_not_there(folder, monkeypatch, capsys):
     def no_devices():
         raise RuntimeError("Unknown backend tpu\nand more lines")
