@@ -8,8 +8,11 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tyro
 
 from jaxrnn.errors import InputError
@@ -23,6 +26,7 @@ SIZES = (
     "--batch-size, --hidden-size, --num-layers or the lengths (--seq-len, --input-len, --horizon, "
     "--max-len); after training --length, --count or --streams"
 )
+INTERRUPTED = "interrupted"
 MOST_CPU_SHARDS = 64  # even of fewer cores: a run goes on, to the bit, where there are fewer
 
 
@@ -35,7 +39,9 @@ def exit_code(main: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # whatever its encoding can show
             stream.reconfigure(errors="replace")
     try:
-        return main() or 0
+        # What overflows is looked for where it matters; NumPy's warnings would be more lines.
+        with np.errstate(all="ignore"):
+            return main() or 0
     except InputError as error:
         say_error(str(error))
         return 2
@@ -51,12 +57,40 @@ def exit_code(main: Callable[[], int | None]) -> int:
         say_error(too_large(error))
         return 1
     except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
         return 130
 
 
+def while_importing(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """``sys.excepthook`` of a command line: Ctrl-C before ``exit_code`` ends as it does within."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        os._exit(130)
+    sys.__excepthook__(kind, error, trace)
+
+
+def is_command() -> bool:
+    """Whether this process is one of our command lines: ``-m``, or the script of its name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name if spec else Path(sys.argv[0]).name
+    return name.startswith(("jaxrnn.", "jaxrnn-", "torch_compat", "torch-compat"))
+
+
+if is_command():  # what imports this goes on to import JAX, which takes a second
+    sys.excepthook = while_importing
+
+
 def say_error(text: str) -> None:
-    """One line on standard error."""
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    """One line on standard error, whatever is in the names that it tells."""
+    print(f"error: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    r"""The text, line breaks and whatever else a terminal does not show as ``\n``, ``\x1b``."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 def is_too_large(error: BaseException) -> bool:

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
 
+import jaxrnn
 from jaxrnn import cli
 from jaxrnn.errors import InputError
 
@@ -53,7 +56,57 @@ def test_exit_codes(capsys):
     assert cli.exit_code(lambda: fail(OSError(28, "No space left on device"))) == 1
     assert cli.exit_code(lambda: fail(KeyboardInterrupt())) == 130
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["error: no such thing", "error: [Errno 28] No space left on device"]
+    assert lines == [
+        "error: no such thing",
+        "error: [Errno 28] No space left on device",
+        "interrupted",
+    ]
+
+
+NAME = "a\nb\x1b[2J\u2028\ud83d ü.txt"
+
+
+@pytest.mark.parametrize("error", [InputError(f"no file {NAME}"), OSError(f"no file {NAME}")])
+def test_a_name_of_several_lines_is_shown_in_one(error, capsys):
+    def fail():
+        raise error
+
+    assert cli.exit_code(fail) in (1, 2)
+    said = capsys.readouterr().err
+    assert said == "error: no file a\\nb\\x1b[2J\\u2028\\ud83d ü.txt\n"
+
+
+def test_overflow_is_no_warning_of_a_command():
+    def overflow():
+        assert np.isinf(np.array([1.7e308]) * 10)  # elsewhere, under test, an error
+        assert np.isnan(np.float64(np.inf) - np.float64(np.inf))
+
+    with pytest.raises(RuntimeWarning):
+        overflow()
+    assert cli.exit_code(overflow) == 0
+    with pytest.raises(RuntimeWarning):
+        overflow()
+
+
+@pytest.mark.parametrize("arguments", [("-m", "jaxrnn.train"), ("jaxrnn-train",)])
+def test_ctrl_c_while_a_command_is_imported(arguments, tmp_path):
+    (tmp_path / "jax.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "jaxrnn-train").write_text("from jaxrnn.train import main\nmain()\n")
+    paths = [str(tmp_path), str(Path(jaxrnn.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_who_imports_a_command_keeps_its_own_hook():
+    code = "import sys; before = sys.excepthook; import jaxrnn.cli; print(sys.excepthook is before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize(
