@@ -2,6 +2,8 @@ import contextlib
 import io
 import os
 import pickle
+import pickletools
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -165,8 +167,12 @@ def traces() -> list:
     return [stand_ins, *(dict(vars(kind)) for kind in kinds), *map(str, own)]
 
 
-@pytest.mark.parametrize("name", [" ".join(key) for key in sketch_npz._STAND_INS])
-def test_a_pickle_leaves_no_trace_in_this_program(tmp_path, name):
+@pytest.mark.parametrize("name", [*map(" ".join, sketch_npz._STAND_INS), "_codecs encode"])
+@pytest.mark.parametrize("has_dictionaries", [False, True])
+def test_a_pickle_leaves_no_trace_in_this_program(tmp_path, monkeypatch, name, has_dictionaries):
+    for code in (pickle.EMPTY_DICT, pickle.SETITEM) if has_dictionaries else ():
+        load = pickle._Unpickler.dispatch[code[0]]
+        monkeypatch.setitem(sketch_npz._Unpickler.dispatch, code[0], load)
     before = traces()
     found = b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n"
     names = (b"__call__", b"__new__", b"__setstate__", b"order", b"content", b"x")
@@ -244,13 +250,125 @@ def test_an_array_that_is_named_many_times_is_no_way_around_the_limit(tmp_path, 
 
 
 def test_a_text_that_is_encoded_many_times_is_no_way_around_the_limit(monkeypatch):
-    once = b"c_codecs\nencode\n(V" + b"a" * 1000 + b"\nVlatin1\ntp0\nR0"
-    again = b"c_codecs\nencode\ng0\nR0"
-    data = once + again * 49 + b"N."
+    once = b"c_codecs\nencode\n(V" + b"a" * 1000 + b"\nVlatin1\ntp0\nR"
+    again = b"c_codecs\nencode\ng0\nR"
+    data = b"(" + once + again * 49 + b"l."
     for limit, outcome in ((50_000, AttributeError), (49_999, ValueError)):
         monkeypatch.setattr(sketch_npz, "REPEATED_BYTES", limit)
         with pytest.raises(InputError, match=rf"can't be read \({outcome.__name__}\)"):
-            sketch_npz._unpickle(data, "a")
+            sketch_npz._unpickle(data, "a", 1000)
+
+
+ENCODE = b"c_codecs\nencode\n"
+TEXT = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x01X\x06\0\0\0latin1q\x02"
+DTYPE = b"cnumpy\ndtype\nU\x02O8\x85Rq\0"
+LIST = b"](" + b"N" * 10**5 + b"eq\x01"
+ARRAY = b"cnumpy\nndarray\n)R(K\x01K\x01\x85h\0\x89h\1tb"
+BYTES = b"B" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x01"
+BOMBS = {
+    "a list that many arrays hold": DTYPE + LIST + ARRAY * 1000,
+    "a budget set by BUILD": ENCODE
+    + (b"N}X\x09\0\0\0_num_leftJ\xff\xff\xff\x7fs\x86bq\0" + TEXT + b"h\0h\1h\2\x86R" * 500),
+    "a text encoded many times": ENCODE + b"q\0" + TEXT + b"h\0h\1h\2\x86R" * 500,
+    "bytes that many dtypes hold": b"cnumpy\ndtype\nq\0" + BYTES + b"h\0h\1\x85R" * 500,
+    "lists": b"]" * 10**7,
+    "marks": b"(" * 10**7,
+    "tuples": b")" + b"\x85" * 10**7,
+    "dictionaries": b"}" * 10**7,
+    "sets": b"\x8f" * 10**7,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_file_takes_little_memory(tmp_path, bomb):
+    pickled = b"\x80\x04" + BOMBS[bomb] + b"."
+    path = write_zip(tmp_path / "a.npz", [("train.npy", object_npy(pickled, "(1,)"))])
+    assert os.path.getsize(path) < 30_000
+    tracemalloc.start()
+    try:
+        got = message(read_npz, path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert got.startswith(f"{path}, train: its pickle can't be read (")
+    # Of which 10 MB and more are the file's, unpacked and as a part of it; 16 MiB are encoded.
+    assert peak < 70 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"), [(b"h\1R", "other arguments"), (b")R(K\1h\1h\0\x89]tb", "no shape")]
+)
+def test_a_long_tuple_named_again_and_again_takes_no_time(after, expected):
+    pickled = DTYPE + b"cnumpy\nndarray\n(" + b"K\1" * 4 + b"tq\1" + b"cnumpy\nndarray\n" + after
+    with pytest.raises(ValueError, match=expected):
+        sketch_npz._Unpickler(pickled + b".", "a", 100).load()
+
+
+@pytest.mark.parametrize("bomb", ["lengths", "classes", "cube", "numbers"])
+def test_a_small_file_makes_few_drawings(tmp_path, monkeypatch, bomb):
+    many = np.zeros(4 * 10**6, np.int8)
+    arrays = {
+        "lengths": {"train_points": np.ones((1, 3)), "train_lengths": many},
+        "classes": {
+            **{"train_points": np.ones((1, 3)), "train_lengths": np.ones(1, np.int8)},
+            "train_classes": np.full(4 * 10**6, "ß"),
+        },
+        "cube": {"train": many[: 9 * 10**5].reshape(-1, 1, 3)},
+        "numbers": {"train": many},
+    }[bomb]
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    tracemalloc.start()
+    try:
+        got = message(read_npz, tmp_path / "a.npz")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert re.search(
+        r"train(_\w+)? is of \d+ drawings, expected at most \d+ in so small a file", got
+    )
+    assert peak < 40 * 10**6
+
+
+def test_the_size_unpacked_is_bounded_by_the_files(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "a.npz", [("train.npy", npy(np.zeros((10**5, 1, 3), np.int8)))])
+    packed, size = os.path.getsize(path), 3 * 10**5 + 128
+    assert packed * 50 < size
+    assert len(read_npz(path)[0]["train"]) == 10**5
+    monkeypatch.setattr(sketch_npz, "SMALL_BYTES", size - 1)
+    assert message(read_npz, path) == (
+        f"{path} has {size} bytes unpacked, expected at most 50 times its own {packed}; if it is"
+        " from a source you trust, write it anew with np.savez"
+    )
+    np.savez(path, train=np.zeros((10**5, 1, 3), np.int8))
+    assert len(read_npz(path)[0]["train"]) == 10**5
+
+
+def test_a_pickles_opcodes_are_counted(monkeypatch):
+    data = pickle.dumps(objects(DRAWINGS), 2)
+    number = len(list(pickletools.genops(data)))
+    assert len(sketch_npz._unpickle(data, "a", number)) == 2
+    with pytest.raises(InputError, match=r"can't be read \(ValueError\)"):
+        sketch_npz._unpickle(data, "a", number - 1)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_set_of_quick_draw_is_read(tmp_path, protocol):
+    rng = np.random.default_rng(0)
+    counts = {"train": 7000, "valid": 250, "test": 250}  # of ten times as many
+    parts = {
+        name: [random_drawing(rng, n) for n in rng.integers(1, 250, count)]
+        for name, count in counts.items()
+    }
+    members = []
+    for name, drawings in parts.items():
+        if protocol == 2:
+            content = python2_pickle(drawings)
+        else:
+            content = pickle.dumps(objects([d.astype("i2") for d in drawings]), protocol)
+        members.append((f"{name}.npy", object_npy(content, f"({len(drawings)},)")))
+    read, _ = read_npz(write_zip(tmp_path / "a.npz", members))
+    for name, drawings in parts.items():
+        assert_same(read[name], drawings)
 
 
 def test_lists_within_an_array_are_not_made_into_numbers():
@@ -353,7 +471,8 @@ def test_damaged_and_tricky_archives(tmp_path, monkeypatch):
     write_zip(path, [*good, ("more.npy", b"0" * 10)])
     monkeypatch.setattr(sketch_npz, "MAX_BYTES", size + 9)
     assert message(read_npz, path) == (
-        f"{path} has {size + 10} bytes unpacked, expected at most {size + 9}"
+        f"{path} has {size + 10} bytes unpacked, expected at most {size + 9}; divide it into"
+        " several files"
     )
     monkeypatch.setattr(sketch_npz, "MAX_BYTES", size + 10)
     assert len(read_npz(path)[0]["train"]) == 2

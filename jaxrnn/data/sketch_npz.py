@@ -35,8 +35,18 @@ PARTS = ("train", "valid", "test")
 MAX_BYTES = 2 << 30
 """Of an archive's arrays together, unpacked."""
 
-REPEATED_BYTES = 64 << 20
+MAX_RATIO = 50
+"""Of these bytes to the archive's: of drawings' it is 2 to 12, Deflate could make it 1,032."""
+
+SMALL_BYTES = 16 << 20
+"""Unpacked, that any archive may have."""
+
+REPEATED_BYTES = 16 << 20
 """Of a pickle's arrays together where the pickle itself is smaller: it can name one twice."""
+
+SMALL_ITEMS = 1 << 18
+"""Drawings of an array, or opcodes of a pickle, that any archive may have, beside one for each of
+its bytes; real ones have an opcode for 4 bytes, and some 18 for a drawing."""
 
 _ARRAYS = {part + suffix for part in PARTS for suffix in ("", "_points", "_lengths", "_classes")}
 _HEADERS = {
@@ -86,16 +96,27 @@ def read_npz(
 ) -> tuple[dict[str, list[Drawing]], dict[str, list[str]]]:
     """Drawings, and where the file has them their classes' names, by 'train', 'valid', 'test'.
 
-    Raises InputError for a file that is missing, damaged, larger than ``MAX_BYTES`` unpacked, has
-    no training drawings' array, or pickles of anything but numbers.
+    Raises InputError for a file that is missing, damaged, larger unpacked than ``MAX_BYTES`` or
+    ``MAX_RATIO`` allow, has no training drawings' array, or pickles of anything but numbers.
     """
-    contents = _read_members(path)
+    packed = read_file(path)
+    contents = _read_members(packed, path)
     if not {"train", "train_points"} & contents.keys():
         raise InputError(
             f"{path} has none of the arrays train and train_points, expected one of them; is it a"
             " file of drawings?"
         )
-    arrays = {name: _parse(content, f"{path}, {name}") for name, content in contents.items()}
+    max_items = SMALL_ITEMS + len(packed)
+    arrays = {}
+    for name, content in contents.items():
+        array = arrays[name] = _parse(content, f"{path}, {name}", max_items)
+        # A list comes from a pickle, whose opcodes are counted.
+        is_counted = isinstance(array, list) or array.ndim == 0 or name.endswith("_points")
+        if not is_counted and len(array) > max_items:
+            raise InputError(
+                f"{path}, {name} is of {len(array)} drawings, expected at most {max_items} in so"
+                " small a file; divide it into several files"
+            )
     drawings, classes = {}, {}
     for part in PARTS:
         is_flat = f"{part}_points" in arrays
@@ -132,12 +153,12 @@ def _pieces(arrays: dict[str, Any], part: str, path: Any) -> list[np.ndarray]:
     return np.split(points, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
-def _read_members(path: str | os.PathLike[str]) -> dict[str, bytes]:
+def _read_members(packed: bytes, path: str | os.PathLike[str]) -> dict[str, bytes]:
     """The unpacked ``.npy`` members that this module knows, by name."""
     try:
-        with zipfile.ZipFile(io.BytesIO(read_file(path))) as archive:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             infos = archive.infolist()
-            _check_members(infos, path)
+            _check_members(infos, len(packed), path)
             contents = {}
             for info in infos:
                 if (name := info.filename.removesuffix(".npy")) in _ARRAYS:
@@ -161,7 +182,9 @@ def _read_members(path: str | os.PathLike[str]) -> dict[str, bytes]:
     return contents
 
 
-def _check_members(infos: list[zipfile.ZipInfo], path: str | os.PathLike[str]) -> None:
+def _check_members(
+    infos: list[zipfile.ZipInfo], num_packed: int, path: str | os.PathLike[str]
+) -> None:
     seen: set[str] = set()
     for info in infos:
         if not re.fullmatch(r"[\w-]+\.npy", info.filename, re.ASCII):
@@ -178,10 +201,19 @@ def _check_members(infos: list[zipfile.ZipInfo], path: str | os.PathLike[str]) -
             )
     size = sum(info.file_size for info in infos)
     if size > MAX_BYTES:
-        raise InputError(f"{path} has {size} bytes unpacked, expected at most {MAX_BYTES}")
+        raise InputError(
+            f"{path} has {size} bytes unpacked, expected at most {MAX_BYTES}; divide it into"
+            " several files"
+        )
+    # Of the whole file, as a member may say anything of its own packed size, or share its bytes.
+    if size > max(SMALL_BYTES, MAX_RATIO * num_packed):
+        raise InputError(
+            f"{path} has {size} bytes unpacked, expected at most {MAX_RATIO} times its own"
+            f" {num_packed}; if it is from a source you trust, write it anew with np.savez"
+        )
 
 
-def _parse(content: bytes, name: str) -> np.ndarray | list[np.ndarray]:
+def _parse(content: bytes, name: str, max_items: int) -> np.ndarray | list[np.ndarray]:
     """The array of an ``.npy`` file, or the arrays in its array of objects."""
     file = io.BytesIO(content)
     try:
@@ -195,7 +227,7 @@ def _parse(content: bytes, name: str) -> np.ndarray | list[np.ndarray]:
     shape, is_fortran, dtype = header
     data = content[file.tell() :]
     if dtype.kind == "O":
-        return _unpickle(data, name)
+        return _unpickle(data, name, max_items)
     if dtype.kind not in "biufU":
         raise InputError(f"{name} is an array of {dtype}, expected numbers")
     sizes = (dtype.itemsize, *shape)
@@ -208,10 +240,10 @@ def _parse(content: bytes, name: str) -> np.ndarray | list[np.ndarray]:
     return np.ndarray(shape, dtype, data, order="F" if is_fortran else "C")
 
 
-def _unpickle(data: bytes, name: str) -> list[np.ndarray]:
+def _unpickle(data: bytes, name: str, max_opcodes: int) -> list[np.ndarray]:
     """The arrays in a pickled array of objects."""
     try:
-        outer = _Unpickler(data, name).load()
+        outer = _Unpickler(data, name, max_opcodes).load()
         return outer.inner_arrays(max(len(data), REPEATED_BYTES))
     except InputError:
         raise
@@ -222,44 +254,107 @@ def _unpickle(data: bytes, name: str) -> list[np.ndarray]:
         ) from None
 
 
+_OPCODES = b"".join(
+    [
+        *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK),
+        *(pickle.NONE, pickle.NEWFALSE, pickle.NEWTRUE, pickle.FLOAT, pickle.BINFLOAT),
+        *(pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2),
+        *(pickle.LONG, pickle.LONG1, pickle.LONG4),
+        *(pickle.STRING, pickle.SHORT_BINSTRING, pickle.BINSTRING),
+        *(pickle.SHORT_BINBYTES, pickle.BINBYTES, pickle.BINBYTES8),
+        *(pickle.UNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE, pickle.BINUNICODE8),
+        *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+        *(pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS),
+        *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE),
+        *(pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
+        *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD),
+        pickle.INST,  # only attacks have it: to tell what they ask for
+    ]
+)
+"""What NumPy's arrays are pickled in, by protocols 0 to 4 of Python 2 and 3."""
+
+
 class _Unpickler(pickle._Unpickler):
     """Reads pickles of NumPy arrays of numbers, and of arrays of those, by stand-ins.
 
     It is pickle's own reader in Python: the one in C takes gigabytes of memory for a few bytes
-    that name a high place in its memo. Stand-ins offer a pickle nothing that it could alter.
+    that name a high place in its memo. A pickle has so many opcodes, each of which makes one small
+    object or holds the bytes that it makes; what makes more by less is refused, or counted here,
+    where a pickle can't reach it.
     """
 
-    # NumPy's arrays hold no bytearrays, whose memory is taken before their bytes are read.
     dispatch: ClassVar[dict[int, Any]] = {
-        code: load
-        for code, load in pickle._Unpickler.dispatch.items()
-        if code != pickle.BYTEARRAY8[0]
+        code: pickle._Unpickler.dispatch[code] for code in _OPCODES
     }
 
-    def __init__(self, data: bytes, name: str):
+    def __init__(self, data: bytes, name: str, max_opcodes: int):
         # Of Python 2's str, which holds an array's bytes.
         super().__init__(io.BytesIO(data), encoding="bytes")
         self._name = name
-        self._encode = _Encode(max(len(data), REPEATED_BYTES))
+        self._max_opcodes = max_opcodes
+        self._num_encoded = 0
+        self._max_encoded = max(len(data), REPEATED_BYTES)  # a text can be encoded twice
+
+    def load(self) -> Any:
+        """What is pickled; pickle's loop, but that it counts."""
+        self._unframer = pickle._Unframer(self._file_read, self._file_readline)  # type: ignore[attr-defined]
+        self.read, self.readline = self._unframer.read, self._unframer.readline
+        self.metastack, self.stack = [], []
+        self.append = self.stack.append
+        dispatch, read = self.dispatch, self.read
+        try:
+            for _ in range(self._max_opcodes):
+                dispatch[read(1)[0]](self)
+        except pickle._Stop as stop:  # type: ignore[attr-defined]
+            return stop.value
+        raise ValueError(f"more than {self._max_opcodes} opcodes")
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _STAND_INS:
             raise InputError(
                 f"{self._name} holds code-bearing pickle objects: it asks for"
                 f" {f'{module}.{name}'[:60]!r}, expected arrays of numbers only; don't load this"
                 " file with anything else either"
             )
-        return self._encode if name == "encode" else _STAND_INS[module, name]
+        return _STAND_INS[module, name]
+
+    def _encode(self, text: str, _: str) -> bytes:
+        """``codecs.encode``, by which Python 3 pickles bytes for Python 2, as Latin 1."""
+        self._num_encoded += len(text)
+        if self._num_encoded > self._max_encoded:
+            raise ValueError("more bytes than the pickle has")
+        return text.encode("latin1")
+
+    def _load_reduce(self) -> None:
+        """Call a stand-in."""
+        arguments = self.stack.pop()
+        # Long ones, named again and again, would take time as the square of the pickle's length.
+        if type(arguments) is not tuple or len(arguments) > 3:
+            raise ValueError("other arguments than NumPy's")
+        self.stack[-1] = self.stack[-1](*arguments)
+
+    def _load_build(self) -> None:
+        """Give an array or a dtype its state; nothing else has a way to take one."""
+        state = self.stack.pop()
+        self.stack[-1].set_state(state)
+
+    dispatch[pickle.REDUCE[0]] = _load_reduce
+    dispatch[pickle.BUILD[0]] = _load_build
 
 
 class _Dtype:
     """Stands for a pickled dtype."""
 
+    __slots__ = ("code", "order")
+
     def __init__(self, code: str | bytes, *_: Any):
         self.code = _text(code)
         self.order = "="
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """What pickle's ``__setstate__`` gets."""
         self.order = _text(state[1])
 
     def of_numbers(self) -> np.dtype[Any]:
@@ -272,17 +367,24 @@ class _Dtype:
 class _Array:
     """Stands for a pickled array: of numbers, or a list of objects."""
 
-    content: np.ndarray | list[Any] | None = None
-    shape: tuple[int, ...] = ()
+    __slots__ = ("content", "shape")
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, self.shape, dtype, is_fortran, data = state
-        if not all(type(size) is int for size in self.shape):
-            raise ValueError("a shape of other things than numbers")
+    def __init__(self, *_: Any):
+        self.content: np.ndarray | list[Any] | None = None
+        self.shape: tuple[int, ...] = ()
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """What pickle's ``__setstate__`` gets; nothing is copied, it may be named many times."""
+        _, shape, dtype, is_fortran, data = state
+        if type(shape) is not tuple or len(shape) > 3:
+            raise ValueError("no shape of an array of drawings")
+        if not all(type(size) is int and 0 <= size < 2**32 for size in shape):
+            raise ValueError("a shape of other things than sizes")
+        self.shape = shape
         if dtype.code.startswith("O"):
-            self.content = list(data)
+            self.content = data
             return
-        array = np.ndarray(self.shape, dtype.of_numbers(), data, order="F" if is_fortran else "C")
+        array = np.ndarray(shape, dtype.of_numbers(), data, order="F" if is_fortran else "C")
         if array.nbytes != len(data):
             raise ValueError(f"{len(data)} bytes of an array of {array.nbytes}")
         self.content = array
@@ -306,49 +408,24 @@ class _Array:
         return arrays
 
 
-class _Reconstruct:
-    """Stands for NumPy's function that makes an array without content."""
-
-    __slots__ = ()
-
-    def __call__(self, *_: Any) -> _Array:
-        return _Array()
-
-
-class _Scalar:
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
     """Stands for NumPy's function that makes a scalar."""
-
-    __slots__ = ()
-
-    def __call__(self, dtype: _Dtype, data: bytes) -> Any:
-        return np.frombuffer(data, dtype.of_numbers())[0].item()
+    return np.frombuffer(data, dtype.of_numbers())[0].item()
 
 
-class _Encode:
-    """Stands for ``codecs.encode``, by which Python 3 pickles bytes for Python 2, as Latin 1."""
-
-    __slots__ = ("_num_left",)
-
-    def __init__(self, num_bytes: int = 0):
-        self._num_left = num_bytes  # that texts named once can make
-
-    def __call__(self, text: str, _: str) -> bytes:
-        self._num_left -= len(text)
-        if self._num_left < 0:
-            raise ValueError("more bytes than the pickle has")
-        return text.encode("latin1")
-
-
+# NumPy's function _reconstruct makes an array without content, of whatever arguments.
 _STAND_INS = {
-    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(),
-    ("numpy._core.multiarray", "_reconstruct"): _Reconstruct(),
-    ("numpy.core.multiarray", "scalar"): _Scalar(),
-    ("numpy._core.multiarray", "scalar"): _Scalar(),
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Encode(),
 }
 
 
 def _text(value: str | bytes) -> str:
+    """A word of a dtype, which is short."""
+    if type(value) not in (str, bytes) or len(value) > 8:
+        raise ValueError("no word of a dtype")
     return value.decode("latin1") if isinstance(value, bytes) else value
