@@ -102,7 +102,7 @@ class TrainConfig(abc.ABC):
             value = getattr(self, name)
             divides = f"a number of devices that divides --{name.replace('_', '-')} {value}"
             self._check("mesh", value % number == 0, divides)
-        self._check("lr", 0 < self.lr < 3.4e38, "above 0")  # the largest float32
+        self._check("lr", self.lr > 0, "above 0")
         self._check("ema_decay", 0 < self.ema_decay < 1, "above 0, less than 1")
         self._check("lr_decay", 0 < self.lr_decay <= 1, "above 0, at most 1")
         self._check("seed", self.seed < 2**32, "less than 2**32")
@@ -415,6 +415,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             raise InputError(f"--{flag} is {value!r}, expected a list")
         for part in value:
             _check_type(name, part, typing.get_args(hint)[0])
+        if "" in value:
+            raise InputError(f"--{flag} has an empty name in it, expected names; take it out")
         return
     accepted = (int, float) if hint is float else hint
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, accepted):
@@ -426,8 +428,11 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             raise InputError(
                 f"--{flag} is {value!r}, which is not UTF-8; rename the file"
             ) from None
-    if isinstance(value, float) and value != value:
-        raise InputError(f"--{flag} is nan, expected a number")
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"--{flag} is {value!r}, expected no null character in it; take it out")
+    is_finite = isinstance(value, int | float) and -3.4e38 < value < 3.4e38  # as float32
+    if hint is float and not is_finite:
+        raise InputError(f"--{flag} is {value}, expected a finite number, less than 3.4e38")
 
 
 def to_toml(task: str, config: TrainConfig) -> str:
@@ -456,13 +461,30 @@ def from_toml(path: str | Path) -> tuple[str, TrainConfig]:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """What a TOML file says. Raises InputError for one that is missing or not TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if is_nested(values):
+            raise RecursionError
+        repr(values)  # as will be said of a bad value; a ValueError for a number too long
+        return values
     except OSError as error:
         raise InputError(f"can't read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"the configuration {path} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"the configuration {path} is not TOML: {error}") from error
+    except (RecursionError, ValueError) as error:
+        is_deep = isinstance(error, RecursionError)
+        what = "is nested too deep" if is_deep else "has a number of too many digits"
+        raise InputError(
+            f"the configuration {path} {what}, expected a line 'name = value' for each option; "
+            "correct it"
+        ) from None
+
+
+def is_nested(value: Any, levels: int = 9) -> bool:
+    """Whether objects or lists lie within others, more levels deep than any file of ours has."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(is_nested(v, levels - 1) for v in inner)
 
 
 def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:

@@ -1,4 +1,6 @@
-"""The one exception for what a user can put right."""
+"""The one exception for what a user can put right, and how a value is shown in it."""
+
+from typing import Any
 
 
 class InputError(Exception):
@@ -8,3 +10,9 @@ class InputError(Exception):
     the command lines print it and exit with code 2. Not a ValueError: parsers of options catch
     those.
     """
+
+
+def shown(value: Any) -> str:
+    """What was got, on one line, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

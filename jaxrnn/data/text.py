@@ -26,7 +26,7 @@ from jaxtyping import Integer, UInt8
 from numpy.typing import ArrayLike, DTypeLike
 
 from jaxrnn.data.streams import Streams, lesson_targets, next_targets
-from jaxrnn.errors import InputError
+from jaxrnn.errors import InputError, shown
 
 _CHUNK = 1 << 20  # bytes read, and characters encoded, at a time: 12 bytes of each are in work
 _MAPPED = 1 << 26  # bytes from which on a file is mapped rather than read
@@ -63,15 +63,15 @@ class Vocabulary:
         """The vocabulary that ``to_dict`` gave; raises InputError for anything else."""
         if not isinstance(values, dict) or set(values) != {"kind", "symbols"}:
             raise InputError(
-                f"the vocabulary is {_shown(values)}, expected an object with kind and symbols"
+                f"the vocabulary is {shown(values)}, expected an object with kind and symbols"
             )
         if values["kind"] not in ("characters", "bytes"):
             raise InputError(
-                f"the vocabulary's kind is {_shown(values['kind'])}, expected characters or bytes"
+                f"the vocabulary's kind is {shown(values['kind'])}, expected characters or bytes"
             )
         if not isinstance(values["symbols"], str):
             raise InputError(
-                f"the vocabulary's symbols are {_shown(values['symbols'])}, expected a string"
+                f"the vocabulary's symbols are {shown(values['symbols'])}, expected a string"
             )
         return cls(values["kind"], values["symbols"])
 
@@ -430,8 +430,3 @@ def _to_utf8(text: str) -> bytes:
         return text.encode("utf-8", errors="surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-8", errors="surrogatepass")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
