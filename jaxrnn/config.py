@@ -259,7 +259,7 @@ class SeriesConfig(TrainConfig):
     date_column: str = ""  # its name, or none: rows are steps; empty: found by its content
     date_format: str = ""  # of strptime, as %d/%m/%Y; empty: ISO, or what a column shows
     duplicates: Literal["error", "first", "last", "mean"] = "error"  # of rows with the same date
-    gaps: Literal["error", "interpolate", "previous"] = "error"  # how missing values are filled
+    gaps: Literal["error", "interpolate", "previous"] = "error"  # both read the value before
     calendar: Literal["auto", "none"] = "auto"  # hour, weekday, ... as waves, where data show them
     split: str = "0.7,0.1,0.2"  # train, validation, test: shares, rows, or the latter two's dates
     input_len: int = 0  # T, steps that are read; 0: some seasons

@@ -205,7 +205,7 @@ def measure_forecasts(
     else:
         _, data = type(task).load(run.config, run.facts)
         name = "test" if options.part == "auto" else options.part
-        windows = task.part(data.train.rows, name)
+        windows = task.part(data.train.rows, name, data.held_out.truth)
         if not windows.num_counted:
             raise InputError(
                 f"the {name} part of {run.path} is shorter than --horizon "

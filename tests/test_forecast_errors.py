@@ -64,6 +64,33 @@ def test_errors_by_loops(batches):
             assert_close(by_target[name][c], value, what=name)
 
 
+def test_what_is_not_known_does_not_count():
+    targets = TARGETS.copy()
+    targets[0, 1, 0] = targets[:, 2, 1] = np.nan
+    errors = ForecastErrors(SCALES, MASE, LEVELS)
+    errors.add(QUANTILES[:2], targets[:2])
+    errors.add(QUANTILES[2:], targets[2:])
+    error = np.abs(TARGETS - QUANTILES[..., 1])
+    known = ~np.isnan(targets)
+    each = [error[..., c][known[..., c]].mean() for c in range(C)]
+    assert_close(errors.by_target()["mae"], each)
+    assert_close(errors.metrics()["mae"], np.mean(each))
+    assert_close(
+        errors.metrics()["mase"],
+        np.mean([m * s[1] / b for m, s, b in zip(each, SCALES, MASE, strict=True)]),
+    )
+    within = (QUANTILES[..., 0] <= TARGETS) & (QUANTILES[..., 2] >= TARGETS)
+    shares = [within[..., c][known[..., c]].mean() for c in range(C)]
+    assert_close(errors.by_target()["coverage"], shares)
+    assert_close(errors.by_step()["mae"][2], error[:, 2, 0].mean())
+    nothing = ForecastErrors(SCALES, MASE, LEVELS)
+    nothing.add(QUANTILES, np.where([True, False], TARGETS, np.nan))
+    assert nothing.by_target()["mse"][1] is None
+    values = np.array([[1.0], [4], [np.nan], [8], [9]])
+    assert mase_scale(values, 1) == [(3 + 1) / 2]
+    assert mase_scale(np.array([[1.0], [np.nan], [3]]), 1) == [1.0]
+
+
 def test_a_point_has_no_coverage_and_half_its_error_as_pinball():
     errors = ForecastErrors(SCALES, MASE, LEVELS)
     errors.add(QUANTILES[..., 1:2], TARGETS)

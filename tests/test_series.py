@@ -8,7 +8,14 @@ import pytest
 from tolerances import assert_close
 
 from jaxrnn.data.dates import Frequency
-from jaxrnn.data.series import ReadOptions, made_series, read_series, show_date, split_rows
+from jaxrnn.data.series import (
+    ReadOptions,
+    interpolated,
+    made_series,
+    read_series,
+    show_date,
+    split_rows,
+)
 from jaxrnn.data.table import read_table
 from jaxrnn.errors import InputError
 
@@ -152,15 +159,28 @@ def test_missing_rows_and_values(table):
         " set --gaps interpolate or previous, or fill them in"
     )
     series = read(path, gaps="interpolate")
-    assert_close(series.values[:, 0], [1, 2.5, 4, 5.5, 7, 8])
-    assert_close(series.values[:, 1], [2, 4, 6, 8, 10, 10])
     assert len(series.dates) == 6
-    assert "filled by interpolation" in series.remarks[0]
-    series = read(path, gaps="previous")
-    np.testing.assert_array_equal(series.values, [[1, 2], [1, 4], [1, 4], [1, 4], [7, 10], [8, 10]])
+    assert "the value before, learnt from as interpolated; not scored" in series.remarks[0]
+    line = interpolated(series.values, series.missing, 6)
+    assert_close(line, [[1, 2], [2.5, 4], [4, 6], [5.5, 8], [7, 10], [8, 10]])
+    assert_close(interpolated(series.values, series.missing, 3)[:, 0], [1, 1, 1, 1, 7, 8])
+    for gaps in ("interpolate", "previous"):
+        series = read(path, gaps=gaps)
+        carried = [[1, 2], [1, 4], [1, 4], [1, 4], [7, 10], [8, 10]]
+        np.testing.assert_array_equal(series.values, carried)
+        assert np.argwhere(series.missing).tolist() == [
+            [1, 0],
+            [2, 0],
+            [2, 1],
+            [3, 0],
+            [3, 1],
+            [5, 1],
+        ]
     path = table("date,x\n2020-01-01,\n2020-01-02,2\n2020-01-03,3\n")
-    assert "'x' begins with a missing value" in message(read, path, gaps="previous")
-    np.testing.assert_array_equal(read(path, gaps="interpolate").values[:, 0], [2, 2, 3])
+    series = read(path, gaps="previous")
+    np.testing.assert_array_equal(series.values[:, 0], [2, 3])
+    assert [show_date(date) for date in series.dates] == ["2020-01-02", "2020-01-03"]
+    assert series.remarks[1] == "the 1 rows before the first value of 'x' are left out"
     path = table("x\n1\nnull\n3\n")
     assert "1 missing value, the first at step 2, column 'x'" in message(read, path)
     path = table("x,y\n1,NA\n2,\n3,\n")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -79,6 +80,75 @@ def test_another_value_is_not_the_runs(tmp_path, rows_file):
     other = dataclasses.replace(config, split="100,25,24")
     (tmp_path / "rows.csv").write_text(text)
     assert "is not what the run was made with" in message(SeriesTask.load, other, data.facts)
+
+
+def with_gaps(path, changed: float = 0.0, **options: Any) -> Any:
+    """A file with gaps in every part, its values from row 112 on other ones; its task and data."""
+    lines = Path(write_rows(path)).read_text().splitlines()
+    for k in (20, 21, 60, *range(95, 112), 115, 130, 131, 140):
+        fields = lines[1 + k].split(",")
+        lines[1 + k] = ",".join([fields[0], "", *fields[2:]])
+    for k in range(112, ROWS):
+        fields = lines[1 + k].split(",")
+        rest = [f"{float(v) + changed}" if v else "" for v in fields[1:]]
+        lines[1 + k] = ",".join([fields[0], *rest])
+    path.write_text("\n".join(lines) + "\n")
+    return SeriesTask.load(config_of(str(path), dtype="float64", **options))
+
+
+@pytest.mark.parametrize("gaps", ["interpolate", "previous"])
+def test_nothing_that_comes_later_reaches_what_is_read_before(tmp_path, gaps):
+    task, data = with_gaps(tmp_path / "a.csv", gaps=gaps)
+    other, data_other = with_gaps(tmp_path / "b.csv", 1000.0, gaps=gaps)
+    assert task.facts == other.facts
+    assert data.facts["digest"] != data_other.facts["digest"]
+    np.testing.assert_array_equal(data.train.rows[:112], data_other.train.rows[:112])
+    for k in range(data.train.steps_per_epoch):
+        one, two = data.train.batch_at(k), data_other.train.batch_at(k)
+        np.testing.assert_array_equal(one[1], two[1])
+        np.testing.assert_array_equal(one[0][0], two[0][0])
+    # A gap is learnt from on a line between its ends, of which the last before row 100 has one.
+    scaled = (values_of()[:100, 0] - task.scalers[0].mean) / task.scalers[0].std
+    targets = {
+        int(t): data.train.take(np.array([k])).targets[0] for k, t in enumerate(data.train.origins)
+    }
+    x = targets[18][:, 0]
+    between = scaled[19] + (scaled[22] - scaled[19]) * np.array([1, 2]) / 3
+    assert_close(x[2:], between if gaps == "interpolate" else scaled[[19, 19]])
+    assert_close(targets[96][:, 0], np.full(4, scaled[94]))
+    past = data.train.take(np.array([13])).past[0, :, 0]  # of origin 21, whose last is missing
+    assert_close(past[-2:], scaled[[19, 19]])
+
+
+def test_what_is_missing_is_neither_scaled_by_nor_scored(tmp_path):
+    gone = [20, 21, 60, *range(95, 100)]
+    for distribution in ("quantiles", "student_t"):
+        options: Any = {"head": "recursive", "distribution": distribution, "gaps": "previous"}
+        task, data = with_gaps(tmp_path / "a.csv", **options)
+        x = np.delete(values_of()[:100, 0], gone)
+        assert_close([task.scalers[0].mean, task.scalers[0].std], [x.mean(), x.std()])
+        _, skeleton, state = initial_state(task, task.config)
+        found = evaluate(task, skeleton, state.params, data.held_out)
+        assert all(map(np.isfinite, found.values()))
+        past, known, targets = data.held_out.take(np.arange(data.held_out.num_counted))
+        # Rows 100 to 111, 115 and none else of validation have no x.
+        places = data.held_out.origins[:, None] + np.arange(4)
+        np.testing.assert_array_equal(
+            np.isnan(targets[..., 0]), np.isin(places, [*range(100, 112), 115])
+        )
+        assert not np.isnan(targets[..., 1]).any()
+        point = np.asarray(
+            task.distribution.point(
+                skeleton.merge(state.params)(jnp.asarray(past), jnp.asarray(known))
+            )
+        )
+        assert_close(found["mse"], np.nanmean((point - targets) ** 2))
+        truth = data.held_out.truth
+        windows = task.part(data.train.rows, "test", truth)
+        rows = backtest(task, predictor(task, skeleton, state.params), windows)
+        last = data.train.rows[windows.origins - 1, None, :2]
+        errors = (last - windows.take(np.arange(len(windows.origins))).targets) ** 2
+        assert_close(rows["last value"].metrics()["mse"], np.nanmean(errors, (0, 1)).mean())
 
 
 # --- choices ---

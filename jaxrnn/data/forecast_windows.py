@@ -43,16 +43,21 @@ class WindowSource:
     origins: Int64[np.ndarray, " W"]
     input_len: int
     horizon: int
+    truth: Float[np.ndarray, "S C"] | None = dataclasses.field(default=None, kw_only=True)
+    # what the targets are, NaN where they are not known; None: as in the rows
 
     def take(self, places: Int64[np.ndarray, " B"]) -> Windows:
         """The windows at these places among the origins."""
         steps = np.arange(-self.input_len, self.horizon)
         block = self.rows[self.origins[places][:, None] + steps]
         future = block[:, self.input_len :]
+        targets = future[..., : self.num_targets]
+        if self.truth is not None:
+            targets = self.truth[self.origins[places][:, None] + steps[self.input_len :]]
         return Windows(
             block[:, : self.input_len],
             future[..., self.rows.shape[1] - self.num_known :],
-            future[..., : self.num_targets],
+            targets,
         )
 
     def before(self, places: Int64[np.ndarray, " B"], count: int) -> Float[np.ndarray, "B L I"]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from jaxrnn.data.dates import DATES, DateError, Frequency, infer_frequency, parse_dates
 from jaxrnn.data.table import Table, listed, read_table
@@ -41,13 +41,17 @@ class ReadOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """N steps of K columns: targets, covariates, known, in this order; no value is missing."""
+    """N steps of K columns: targets, covariates, known, in this order.
+
+    A missing value is the last before it, so that no row depends on a later one.
+    """
 
     path: str
     targets: tuple[str, ...]
     covariates: tuple[str, ...]
     known: tuple[str, ...]
     values: Float64[np.ndarray, "N K"]
+    missing: Bool[np.ndarray, "N K"]  # in the file; to be neither scaled by nor scored
     future: Float64[np.ndarray, "M F"]  # known columns of the steps after the last
     dates: np.ndarray | None  # (N,) datetime64[s]
     date_column: str
@@ -95,6 +99,7 @@ def made_series(num_weeks: int = 12) -> Series:
         covariates=(),
         known=(),
         values=values.round(3)[:, None],
+        missing=np.zeros((len(hours), 1), bool),
         future=np.zeros((0, 0)),
         dates=frequency.after(start, len(hours), first=0),
         date_column="date",
@@ -143,15 +148,18 @@ def read_series(
         if len(future):
             remarks.append(f"{len(future):,} rows without targets at the end are the future")
     names = [name for name, _ in named]
-    values = _filled(table, options, values, absent[: len(values)], dates, names, remarks)
+    begin, values, missing = _filled(
+        table, options, values, absent[: len(values)], dates, names, remarks
+    )
     return Series(
         path=str(path),
         targets=targets,
         covariates=options.covariates,
         known=options.known,
         values=values,
+        missing=missing,
         future=future,
-        dates=None if dates is None else dates[: len(values)],
+        dates=None if dates is None else dates[begin : begin + len(values)],
         date_column="" if date_index is None else table.header[date_index],
         frequency=None if dates is None else frequency,
         remarks=tuple(remarks),
@@ -311,11 +319,14 @@ def _filled(
     dates: np.ndarray | None,
     names: Sequence[str],
     remarks: list[str],
-) -> Float64[np.ndarray, "N K"]:
-    """No value missing."""
+) -> tuple[int, Float64[np.ndarray, "M K"], Bool[np.ndarray, "M K"]]:
+    """The first row before which every column has a value, the rows from it on, what was missing.
+
+    Each missing value is the last before it.
+    """
     missing = np.asarray(np.isnan(values))
     if not missing.any():
-        return values
+        return 0, values, missing
     num_rows, num_values = int(absent.sum()), int(missing[~absent].sum())
     row, column = (int(k) for k in np.argwhere(missing)[0])
     at = f"step {row + 1}" if dates is None else show_date(dates[row])
@@ -333,22 +344,32 @@ def _filled(
     empty = [name for k, name in enumerate(names) if missing[:, k].all()]
     if empty:
         raise InputError(f"{table.path} has no value at all in {listed(empty)}; leave it out")
-    if options.gaps == "previous" and missing[0].any():
-        name = names[int(missing[0].argmax())]
-        raise InputError(
-            f"{table.path}: {name!r} begins with a missing value, before which there is none to "
-            "repeat; remove the row, or set --gaps interpolate"
-        )
-    steps, filled = np.arange(len(values)), values.copy()
+    how = "read as the value before"
+    if options.gaps == "interpolate":
+        how += ", learnt from as interpolated"
+    remarks.append(f"{found}, the first at {at}, {how}; not scored")
+    begin = int((~missing).argmax(0).max())
+    if begin:
+        name = names[int((~missing).argmax(0).argmax())]
+        remarks.append(f"the {begin:,} rows before the first value of {name!r} are left out")
+    steps = np.where(missing, 0, np.arange(len(values))[:, None])
+    carried = np.take_along_axis(values, np.maximum.accumulate(steps), 0)
+    return begin, carried[begin:], missing[begin:]
+
+
+def interpolated(
+    values: Float[np.ndarray, "N C"], missing: Bool[np.ndarray, "N C"], end: int
+) -> Float[np.ndarray, "N C"]:
+    """The rows before ``end`` with what is missing between two of them on a line; others as given.
+
+    After the last value before ``end`` that value is kept: rows from ``end`` on are not read.
+    """
+    found, steps = values.copy(), np.arange(end)
     for k in range(values.shape[1]):
-        there = ~missing[:, k]
-        if options.gaps == "interpolate":
-            filled[:, k] = np.interp(steps, steps[there], values[there, k])
-        else:
-            filled[:, k] = values[np.maximum.accumulate(np.where(there, steps, 0)), k]
-    how = {"interpolate": "by interpolation", "previous": "with the value before"}[options.gaps]
-    remarks.append(f"{found}, the first at {at}, filled {how}")
-    return filled
+        there = ~missing[:end, k]
+        if there.any():
+            found[:end, k] = np.interp(steps, steps[there], values[:end, k][there])
+    return found
 
 
 def split_rows(split: str, series: Series) -> tuple[int, int, int]:

@@ -2,10 +2,11 @@
 
 Rows are split by time; the scaler, the season's errors and every choice that is left to the data
 come from the rows trained on. A window of a later part may read the rows before that part, as the
-ETT protocol has it. Usage::
+ETT protocol has it. Of a value that is missing in the file a window reads the last before it, and
+no error counts it. Usage::
 
     task, data = SeriesTask.load(SeriesConfig(data="ETTh1.csv", split="8640,2880,2880"))
-    windows = task.part(data.train.rows, "test")
+    windows = task.part(data.train.rows, "test", data.held_out.truth)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -28,6 +30,7 @@ from jaxrnn.data.scaler import Scaler
 from jaxrnn.data.series import (
     ReadOptions,
     Series,
+    interpolated,
     made_series,
     read_series,
     show_date,
@@ -136,26 +139,43 @@ class SeriesTask:
         ends = split_rows(config.split, series)
         if facts is None:
             config = chosen(config, series, ends)
-            trained = series.values[: ends[0]]
+            trained, missing = series.values[: ends[0]], series.missing[: ends[0]]
+            measured = np.where(missing, np.nan, trained)[:, : len(series.targets)]
+            pairs = list(zip(series.names, trained.T, missing.T, strict=True))
+            for name, _, gone in pairs:
+                if gone.all():
+                    raise InputError(
+                        f"{series.path} has no value of {name!r} in the {ends[0]:,} rows to train "
+                        "on; let --split give more to training, or leave the column out"
+                    )
             season = config.season or series.season
             names = calendar_names(series.frequency, ends[0])
             task = cls(
                 config=config,
                 targets=series.targets,
-                scalers=tuple(map(Scaler.of, trained.T)),
+                scalers=tuple(
+                    Scaler.of(column[~gone] if gone.any() else column) for _, column, gone in pairs
+                ),
                 calendar=names if config.calendar == "auto" else (),
                 frequency=series.frequency,
                 season=season,
-                mase_scale=tuple(mase_scale(trained[:, : len(series.targets)], season)),
+                mase_scale=tuple(mase_scale(measured, season)),
                 ends=ends,
                 start=None if series.dates is None else str(series.dates[0]),
             )
         else:
             task = cls.from_facts(config, facts)
             config = task.config
-        found = {**task.facts, "digest": digest_of(series.values, np.array(ends))}
+        interpolates = config.gaps == "interpolate" and series.missing.any()
+        more = [series.missing] if interpolates else []
+        found = {**task.facts, "digest": digest_of(series.values, np.array(ends), *more)}
         pin(found, facts, config)
         rows = task.rows(series)
+        truth, learnt = task.truth(series, rows), None
+        if interpolates:
+            num_targets = len(task.targets)
+            gone = series.missing[:, :num_targets]
+            learnt = interpolated(rows[:, :num_targets], gone, ends[0])
         sizes = {
             "num_targets": len(task.targets),
             "num_known": task.num_known,
@@ -170,8 +190,9 @@ class SeriesTask:
                 "give more to training"
             )
         batches = {"batch_size": config.batch_size, "seed": config.seed}
-        train = WindowBatches(rows=rows, origins=origins, **sizes, **batches)
-        return task, Data(train, task.part(rows, "validation"), found, task.summary(series))
+        train = WindowBatches(rows=rows, origins=origins, truth=learnt, **sizes, **batches)
+        held_out = task.part(rows, "validation", truth)
+        return task, Data(train, held_out, found, task.summary(series))
 
     def summary(self, series: Series) -> str:
         """What was read, for people."""
@@ -217,18 +238,42 @@ class SeriesTask:
             rows = np.concatenate([rows, calendar(dates, self.calendar)], -1)
         return rows.astype(np.float64 if self.config.dtype == "float64" else np.float32)
 
-    def part(self, rows: Float[np.ndarray, "S I"], name: str) -> HeldOutWindows:
-        """The windows of a part: 'train', 'validation' or 'test'."""
-        places = {"train": (0, self.ends[0]), "validation": self.ends[:2], "test": self.ends[1:]}
-        return self.held_out(rows, *places[name])
+    def truth(
+        self, series: Series, rows: Float[np.ndarray, "S I"]
+    ) -> Float[np.ndarray, "S C"] | None:
+        """Scaled targets, NaN where the file has none; None where none is missing."""
+        missing = series.missing[:, : len(self.targets)]
+        if not missing.any():
+            return None
+        return np.where(missing, rows.dtype.type(np.nan), rows[: len(missing), : len(self.targets)])
 
-    def held_out(self, rows: Float[np.ndarray, "S I"], begin: int, end: int) -> HeldOutWindows:
-        """The windows whose targets lie in these rows."""
+    def part(
+        self,
+        rows: Float[np.ndarray, "S I"],
+        name: str,
+        truth: Float[np.ndarray, "S C"] | None = None,
+    ) -> HeldOutWindows:
+        """The windows of a part: 'train', 'validation' or 'test'; ``truth`` as ``self.truth``."""
+        places = {"train": (0, self.ends[0]), "validation": self.ends[:2], "test": self.ends[1:]}
+        return self.held_out(rows, *places[name], truth)
+
+    def held_out(
+        self,
+        rows: Float[np.ndarray, "S I"],
+        begin: int,
+        end: int,
+        truth: Float[np.ndarray, "S C"] | None = None,
+    ) -> HeldOutWindows:
+        """The windows whose targets lie in these rows, and are not all missing."""
         config = self.config
         origins = origins_of(begin, end, config.input_len, config.horizon)
+        if truth is not None:
+            steps = origins[:, None] + np.arange(config.horizon)
+            origins = origins[~np.isnan(truth[steps]).all((1, 2))]
         source: dict[str, Any] = {
             **{"rows": rows, "num_targets": len(self.targets), "num_known": self.num_known},
             **{"origins": origins, "input_len": config.input_len, "horizon": config.horizon},
+            "truth": truth,
             "batch_size": max(min(EVAL_BATCH, len(origins)), 1),
         }
         if not len(origins):
@@ -281,9 +326,16 @@ class SeriesTask:
         return self.distribution.loss(parameters, targets).mean(), state
 
     def score(self, model: Any, inputs, targets, mask, state) -> tuple[dict[str, Array], Any]:
-        """Sums over windows; see ``Task``. Of paths, nats are of one step, errors of all."""
+        """Sums over windows; see ``Task``. Of paths, nats are of one step, errors of all.
+
+        A target that is NaN is read as the last before it, and does not count.
+        """
         past, known = inputs
         parameters = model(past, known)
+        there = ~jnp.isnan(targets)
+        came = jnp.concatenate([past[:, -1:, : len(self.targets)], targets], 1)
+        steps = jnp.where(jnp.isnan(came), 0, jnp.arange(came.shape[1])[:, None])
+        targets = jnp.take_along_axis(came, jax.lax.cummax(steps, 1), 1)[:, 1:]
         error = self.distribution.point(parameters) - targets
         if self.draws_paths:
             parameters = model(past, known, targets)
@@ -291,13 +343,14 @@ class SeriesTask:
             self.monitor: self.distribution.loss(parameters, targets),
             "mse": jnp.square(error),
             "mae": jnp.abs(error),
+            "known": jnp.ones_like(error),
         }
-        means = {name: values.mean((1, 2)) for name, values in found.items()}
+        means = {name: jnp.where(there, v, 0).mean((1, 2)) for name, v in found.items()}
         return {name: jnp.where(mask, values, 0).sum() for name, values in means.items()}, state
 
     def metrics(self, sums: dict[str, float], count: int) -> dict[str, float]:
-        """The loss, MSE and MAE on scaled values."""
-        return {name: sums[name] / count for name in self._shown}
+        """The loss, MSE and MAE on scaled values; over the ``count`` windows' known targets."""
+        return {name: sums[name] / sums["known"] for name in self._shown}
 
     def preview(self, skeleton: Skeleton, params: Params, step: int) -> str:
         """Nothing: the picture at the end shows it."""
@@ -311,7 +364,9 @@ class SeriesTask:
         Without a test part they are of the validation part; without both there is nothing.
         """
         train: Any = data.train
-        parts = {name: self.part(train.rows, name) for name in ("test", "validation")}
+        held_out: Any = data.held_out
+        truth = held_out.truth
+        parts = {name: self.part(train.rows, name, truth) for name in ("test", "validation")}
         name = next((name for name, of in parts.items() if of.num_counted), None)
         if name is None:
             return
@@ -351,7 +406,8 @@ class SeriesTask:
         needed = self.config.input_len + self.config.horizon
         if len(series.values) < needed:
             raise InputError(f"{path} has {len(series.values):,} rows, a window needs {needed:,}")
-        return self.held_out(self.rows(series), 0, len(series.values))
+        rows = self.rows(series)
+        return self.held_out(rows, 0, len(series.values), self.truth(series, rows))
 
     def read(self, path: str) -> Series:
         """Another file with the columns and the step of the run's."""

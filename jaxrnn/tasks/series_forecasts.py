@@ -4,7 +4,7 @@ Usage::
 
     predict = predictor(task, skeleton, params)
     predict(past, known)                                     # (B, N, C, K), scaled
-    rows = backtest(task, predict, task.part(rows, "test"))  # {"model": ForecastErrors, ...}
+    rows = backtest(task, predict, task.part(rows, "test", truth))  # {"model": ForecastErrors, ...}
     ahead(task, predict, rows, origin, 48)                   # (48, C, K), beyond what was trained
 """
 
