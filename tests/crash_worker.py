@@ -58,7 +58,9 @@ def below(path) -> str | None:
     except (OSError, TypeError):
         return None
     path = os.path.abspath(os.fsdecode(path))
-    return re.sub(r"\.tmp-\d+", ".tmp", path[len(ROOT) :]) if path.startswith(ROOT) else None
+    return (
+        re.sub(r"\.tmp-[0-9a-f]{8}", ".tmp", path[len(ROOT) :]) if path.startswith(ROOT) else None
+    )
 
 
 def watch_calls() -> None:

@@ -1,7 +1,6 @@
 """Runs to export, the command that exports them, and what lies there afterwards."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,13 +26,11 @@ TEXT = "Der Gärtner goß\nthe garden, twice a day.\n" * 20
 
 def python(*arguments, cwd=ROOT):
     """A fresh interpreter in the checkout, as a user has it: without x64 and strict JAX."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | {"XLA_FLAGS": flags},  # compilation is most of the time here
         timeout=120,
     )
 

@@ -1,6 +1,5 @@
 """LayerNormLSTM and HyperLSTM of small sizes, and a loop over their equations, written apart."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from tolerances import assert_close
-from twins import FAST_COMPILE, filled
+from twins import filled
 
 from jaxrnn.normed_layers import HyperLSTM, LayerNormLSTM
 
@@ -21,7 +20,6 @@ HYPER: Any = {"hyper_size": K, "embedding_size": E}
 KEEP = 0.6
 
 layers = pytest.mark.parametrize("name", LAYERS)
-compiled = functools.partial(jax.jit, compiler_options=FAST_COMPILE)
 
 
 def arguments(name) -> dict[str, Any]:

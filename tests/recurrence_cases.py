@@ -28,9 +28,6 @@ MASKS = {
 KINDS = [*CELLS, "lstm_proj"]
 FAST = [name for name in BACKENDS if name != "reference"]
 
-# Half the time to compile. What is run in narrow types compiles as users do.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 masks = pytest.mark.parametrize("mask", MASKS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -107,7 +104,7 @@ def loss_of(case, **options):
     return loss
 
 
-def everything(case, runner, jit=quick_jit):
+def everything(case, runner, jit=jax.jit):
     """Outputs, last states and every gradient of ``runner(weights, x, state)``, by name."""
 
     def loss(*arguments):
@@ -128,7 +125,7 @@ def results(case, *, jit=jax.jit, **options):
 @functools.cache
 def reference_results(kind, reverse, mask, **options):
     arrays = {"reverse": reverse, "backend": "reference", **MASKS[mask]}
-    return results(make(kind, **options), jit=quick_jit, **arrays)
+    return results(make(kind, **options), **arrays)
 
 
 def named(y, last, grads):

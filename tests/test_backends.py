@@ -24,7 +24,6 @@ from recurrence_cases import (
     loss_of,
     make,
     named,
-    quick_jit,
     results,
     spec_of,
 )
@@ -94,7 +93,7 @@ def test_one_hot_inputs_are_their_dense_rows(backend, kind, reverse, mask):
     ids = ids.at[0, 0].set(-1).at[1, 1].set(I)  # neither is a place: zeros
     options = {"backend": backend, "reverse": reverse, **MASKS[mask]}
     dense = jax.nn.one_hot(ids, I, dtype=jnp.float64)
-    expected = results(case._replace(x=dense), jit=quick_jit, **options)
+    expected = results(case._replace(x=dense), **options)
     assert not np.allclose(expected["gradient of weight_ih"], 0)
 
     def loss(weights, state):
@@ -102,7 +101,7 @@ def test_one_hot_inputs_are_their_dense_rows(backend, kind, reverse, mask):
         pairs = zip((y, *last), (case.y_weight, *case.state_weights), strict=True)
         return sum(jnp.sum(v * w) for v, w in pairs), (y, last)
 
-    step = quick_jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     (_, (y, last)), (dweights, dstate) = step(case.weights, case.state)
     found = named(y, last, (dweights, expected.pop("gradient of x"), dstate))
     del found["gradient of x"]
@@ -128,7 +127,7 @@ def test_outputs_alone_are_the_references(steps_ahead, kind, reverse):
     options = {"reverse": reverse, **mask}
     y, last = run(case.cell, *case.arguments, backend="scan", **options)
     found = {"y": y} | {f"last state {k}": s for k, s in enumerate(last)}
-    expected = results(case, jit=quick_jit, backend="reference", **options)
+    expected = results(case, backend="reference", **options)
     assert_same(found, {name: expected[name] for name in found})
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from layer_cases import LENGTHS, B, H, I, P, T, members, normal, parameters
-from recurrence_cases import RESETS, quick_jit
+from recurrence_cases import RESETS
 from tolerances import assert_close
 
 import jaxrnn
@@ -44,7 +44,7 @@ def everything(layer, x, state, **arrays):
         values = (y, *members(last))
         return sum(jnp.sum(v * normal(*v.shape, seed=k)) for k, v in enumerate(values)), values
 
-    step = quick_jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
     (_, values), grads = step(params, x, state)
     return [*values, *jax.tree.leaves(grads)]
 

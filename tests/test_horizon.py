@@ -46,8 +46,7 @@ def inputs(known=F, covariates=0, steps=N):
 
 def run(model, *args):
     skeleton, params = split(model)
-    fast = {"xla_backend_optimization_level": 0}
-    call: Any = jax.jit(lambda params, *args: skeleton.merge(params)(*args), compiler_options=fast)
+    call: Any = jax.jit(lambda params, *args: skeleton.merge(params)(*args))
     return np.asarray(call(params, *args))
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from min_cases import IDS, LENGTHS, B, E, H, L, T, V, build, cells, state_of
-from recurrence_cases import quick_jit
 from small_runs import assert_same_bits, char_config, go_on, last_of, lines_of, steps_of, train
 from tolerances import assert_close
 from twins import filled
@@ -88,7 +87,7 @@ def test_logits_and_states_are_those_of_a_loop_in_numpy(cell, embedding_size):
 def test_a_text_is_its_parts_and_its_symbols_with_the_state_carried(cell, backend):
     model = build(cell, backend=backend)
     skeleton, params = split(model)
-    run = quick_jit(lambda params, ids, state: skeleton.merge(params)(ids, state))
+    run = jax.jit(lambda params, ids, state: skeleton.merge(params)(ids, state))
     whole = run(params, IDS, state_of(model))
     for ends in ((2, 6), (1, 2, 3, 4, 5, 6)):  # parts shorter than the convolution too
         state, parts, first = state_of(model), [], 0
@@ -111,7 +110,7 @@ def test_gradients_through_both_ways_to_solve_the_recurrence_are_one():
             return jnp.sin(logits).sum() + jnp.cos(h).sum() + jnp.cos(conv).sum()
 
         state = state_of(skeleton.merge(params))
-        return quick_jit(jax.grad(loss, argnums=(0, 1)))(params, state)
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, state)
 
     found, expected = gradient("associative"), gradient("reference")
     assert all(np.abs(v).max() > 1e-3 for v in jax.tree.leaves(expected))

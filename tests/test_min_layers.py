@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from recurrence_cases import LENGTHS, MASKS, RESETS, B, H, I, T, masks, quick_jit
+from recurrence_cases import LENGTHS, MASKS, RESETS, B, H, I, T, masks
 from tolerances import assert_close
 from twins import filled
 
@@ -91,7 +91,7 @@ def everything(name, backend, **options):
         y, last = skeleton.merge(params)(x, h, **options)
         return (y * dy).sum() + (last * dh).sum(), (y, last)
 
-    return quick_jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(params, x, h)
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(params, x, h)
 
 
 @layers
@@ -118,9 +118,9 @@ def test_gradients_are_finite_differences(name, backend):
     inputs = (params, *example())
     rng = np.random.default_rng(3)
     along = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), inputs)
-    moved = quick_jit(lambda step: loss(*jax.tree.map(lambda a, d: a + step * d, inputs, along)))
+    moved = jax.jit(lambda step: loss(*jax.tree.map(lambda a, d: a + step * d, inputs, along)))
     numeric = (8 * (moved(1e-3) - moved(-1e-3)) - (moved(2e-3) - moved(-2e-3))) / 12e-3
-    gradient = quick_jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
     pairs = zip(*map(jax.tree.leaves, (gradient, along)), strict=True)
     np.testing.assert_allclose(sum((a * d).sum() for a, d in pairs), numeric, rtol=1e-6)
 
@@ -139,7 +139,7 @@ def test_any_number_of_steps_is_solved_in_both_directions_of_its_derivatives(num
             return sum((d**2).sum() for d in jax.grad(loss, argnums=(0, 1, 2))(a, b, h))
 
         second = jax.grad(of_gradient, argnums=(0, 1, 2))
-        run = quick_jit(lambda a, b, h: (linear.run(a, b, h, backend), second(a, b, h)))
+        run = jax.jit(lambda a, b, h: (linear.run(a, b, h, backend), second(a, b, h)))
         return run(a, b, h)
 
     expected = derivatives("reference")
@@ -187,7 +187,7 @@ def test_what_padding_holds_has_no_influence(name, backend):
         y, last = skeleton.merge(params)(x, h, lengths=LENGTHS, resets=RESETS)
         return (y**2).sum() + (last**3).sum(), (y, last)
 
-    gradient = quick_jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
     found = [gradient(params, jnp.where(padded[..., None], value, x), h) for value in (0.0, np.nan)]
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -243,7 +243,7 @@ def test_long_sequences_of_extreme_gates_stay_finite():
     for name in LAYERS:
         skeleton, params = split(build(name, "float32", backend="associative"))
         run = jax.value_and_grad(lambda p, s=skeleton: s.merge(p)(x)[0].mean())
-        value, gradient = quick_jit(run)(params)
+        value, gradient = jax.jit(run)(params)
         assert np.isfinite(value)
         assert all(np.isfinite(v).all() for v in gradient.values())
 

@@ -18,7 +18,6 @@ from normed_cases import (
     as_numpy,
     assert_same,
     build,
-    compiled,
     drawn,
     example,
     layers,
@@ -63,7 +62,7 @@ def test_gradients_are_those_of_a_loop_over_the_equations(name):
         return total(*loop(jnp, name, params, x, state, lengths))
 
     got, expected = (
-        compiled(jax.grad(f, argnums=(0, 1, 2)))(params, x, state) for f in (ours, theirs)
+        jax.jit(jax.grad(f, argnums=(0, 1, 2)))(params, x, state) for f in (ours, theirs)
     )
     assert set(got[0]) == set(params)
     for key in params:
@@ -84,9 +83,9 @@ def test_gradients_are_finite_differences(name):
     inputs = (params, x, state)
     rng = np.random.default_rng(3)
     along = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), inputs)
-    moved = compiled(lambda step: loss(*jax.tree.map(lambda a, d: a + step * d, inputs, along)))
+    moved = jax.jit(lambda step: loss(*jax.tree.map(lambda a, d: a + step * d, inputs, along)))
     numeric = (8 * (moved(1e-3) - moved(-1e-3)) - (moved(2e-3) - moved(-2e-3))) / 12e-3
-    gradient = compiled(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
     analytic = sum(
         (g * d).sum() for g, d in zip(*map(jax.tree.leaves, (gradient, along)), strict=True)
     )
@@ -103,7 +102,7 @@ def test_what_padding_holds_has_no_influence(name):
         y, last = skeleton.merge(params)(x, state, lengths=LENGTHS)
         return (y**2).sum() + sum((s**3).sum() for s in last), (y, last)
 
-    gradient = compiled(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
     found = [
         gradient(params, jnp.where(padded[..., None], value, x), state) for value in (0.0, np.nan)
     ]

@@ -35,7 +35,6 @@ from recurrence_cases import (
     make,
     masks,
     named,
-    quick_jit,
     reference_results,
     results,
 )
@@ -144,7 +143,7 @@ def test_the_reference_agrees_with_finite_differences_in_both_modes(kind):
 @pytest.mark.parametrize(("mask", "bias"), [*((mask, True) for mask in MASKS), ("both", False)])
 def test_a_backend_is_the_reference(backend, kind, reverse, mask, bias):
     case = make(kind, bias=bias)
-    found = results(case, jit=quick_jit, backend=backend, reverse=reverse, **MASKS[mask])
+    found = results(case, backend=backend, reverse=reverse, **MASKS[mask])
     assert_same(found, reference_results(kind, reverse, mask, bias=bias))
 
 
@@ -183,7 +182,7 @@ def compiled(backend, kind, reverse):
         options = {"lengths": lengths, "resets": resets, "reverse": reverse, "backend": backend}
         return run(case.cell, *case.arguments, **options)
 
-    return quick_jit(masked)
+    return jax.jit(masked)
 
 
 @backends
@@ -210,7 +209,7 @@ def test_padding_has_no_influence_and_no_gradient(backend, kind, reverse):
     case = make(kind)
     padding = np.arange(T)[:, None] >= np.asarray(LENGTHS)
 
-    @quick_jit
+    @jax.jit
     def both_ways(x, resets):
         options = {"reverse": reverse, "backend": backend, "lengths": LENGTHS, "resets": resets}
         return results(case._replace(x=x), jit=lambda f: f, **options)
@@ -277,7 +276,7 @@ def influence(backend, case, reverse, **arrays):
         )
         return jnp.einsum("tbp,tbp->tb", y, case.y_weight)
 
-    jacobian = np.asarray(quick_jit(jax.jacrev(outputs))(case.x))  # (T, B, T, B, I)
+    jacobian = np.asarray(jax.jit(jax.jacrev(outputs))(case.x))  # (T, B, T, B, I)
     return np.einsum("tbsbi->tsbi", jacobian != 0).any(-1)
 
 
@@ -339,7 +338,7 @@ def test_second_derivatives_are_the_references(backend, kind, reverse):
             products = jax.tree.map(lambda g, d: jnp.sum(g * d), grad(*arguments), direction)
             return sum(jax.tree.leaves(products))
 
-        return quick_jit(jax.grad(slope, argnums=(0, 1, 2)))(*case.arguments)
+        return jax.jit(jax.grad(slope, argnums=(0, 1, 2)))(*case.arguments)
 
     found, expected = curvature(backend), curvature("reference")
     for value, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -356,7 +355,7 @@ def test_second_derivatives_outside_jit_are_those_within(backend, kind):
     def size(weights):
         return sum(jnp.sum(g * g) for g in jax.tree.leaves(grad(weights, case.x, case.state)))
 
-    found, expected = jax.grad(size)(case.weights), quick_jit(jax.grad(size))(case.weights)
+    found, expected = jax.grad(size)(case.weights), jax.jit(jax.grad(size))(case.weights)
     for value, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert_close(value, right)
 
@@ -375,7 +374,7 @@ def test_the_hessian_goes_forward_over_reverse(backend, kind):
 
     def hessian(backend):
         loss = loss_of(case, backend=backend, **MASKS["both"])
-        return quick_jit(jax.hessian(lambda state: loss(case.weights, case.x, state)))(case.state)
+        return jax.jit(jax.hessian(lambda state: loss(case.weights, case.x, state)))(case.state)
 
     found, expected = jax.tree.leaves(hessian(backend)), jax.tree.leaves(hessian("reference"))
     for value, right in zip(found, expected, strict=True):
@@ -390,9 +389,7 @@ def test_forward_mode_through_the_reference_is_reverse_mode(kind, reverse):
         options = {"reverse": reverse, "backend": "reference", **MASKS["both"]}
         return run(case.cell, case.weights, x, case.state, **options)
 
-    forward, backward = quick_jit(lambda x: (jax.jacfwd(outputs)(x), jax.jacrev(outputs)(x)))(
-        case.x
-    )
+    forward, backward = jax.jit(lambda x: (jax.jacfwd(outputs)(x), jax.jacrev(outputs)(x)))(case.x)
     for value, right in zip(jax.tree.leaves(forward), jax.tree.leaves(backward), strict=True):
         assert_close(value, right)
 
@@ -424,7 +421,7 @@ def test_checkpoint_changes_nothing(backend, kind):
     case = make(kind)
     options = {"backend": backend, **MASKS["both"]}
     found = everything(case, jax.checkpoint(lambda *a: run(case.cell, *a, **options)))
-    assert_same(found, results(case, jit=quick_jit, **options))
+    assert_same(found, results(case, **options))
 
 
 @backends
@@ -441,7 +438,7 @@ def test_vmap_over_the_batch_is_the_batch(backend, kind, reverse):
     mapped = jax.vmap(single, in_axes=(None, 1, 0, 0, 1), out_axes=(1, 0))
     found = everything(case, lambda w, x, state: mapped(w, x, state, LENGTHS, RESETS))
     options = {"reverse": reverse, "backend": backend, **MASKS["both"]}
-    assert_same(found, results(case, jit=quick_jit, **options))
+    assert_same(found, results(case, **options))
 
 
 @backends
@@ -452,8 +449,8 @@ def test_vmap_over_parameters_is_an_ensemble(backend, kind):
     loss = loss_of(case, backend=backend, **MASKS["both"])
     step = jax.value_and_grad(lambda weights: loss(weights, case.x, case.state))
     stacked = jax.tree.map(lambda *w: jnp.stack(w), *members)
-    found = quick_jit(jax.vmap(step))(stacked)
-    single = quick_jit(step)
+    found = jax.jit(jax.vmap(step))(stacked)
+    single = jax.jit(step)
     expected = jax.tree.map(lambda *a: jnp.stack(a), *map(single, members))
     for value, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert_close(value, right)

@@ -15,7 +15,6 @@ from recurrence_cases import (
     directions,
     everything,
     make,
-    quick_jit,
 )
 from tolerances import assert_close
 
@@ -76,7 +75,7 @@ def test_no_gradient_goes_to_a_scale(backend):
     def total(scale):
         return run(case.cell, *case.arguments, scale=scale, backend=backend)[0].sum()
 
-    assert not np.asarray(quick_jit(jax.grad(total))(jnp.asarray(SCALE))).any()
+    assert not np.asarray(jax.jit(jax.grad(total))(jnp.asarray(SCALE))).any()
 
 
 def test_a_scale_of_another_cell_is_refused():

@@ -318,7 +318,6 @@ def test_the_flat_buffer_is_that_of_jax():
     x, h, c = inputs(4)
     run = jax.jit(
         lambda *a: jax_rnn.lstm_ref(*a, I, H, 2, 0.0, True),
-        compiler_options={"xla_backend_optimization_level": 0},
     )
     lengths = jnp.full((B,), T, jnp.int32)
     out, *last = run(x.swapaxes(0, 1), h, c, *unpacked, lengths)

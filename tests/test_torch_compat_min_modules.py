@@ -12,7 +12,6 @@ import torch
 from exports import change, params_of, refused
 from flax import nnx
 from min_cases import H, L, V, build, cells
-from recurrence_cases import quick_jit
 from tolerances import assert_close
 from twins import SYMBOLS, VOCABULARY, bits, build_layer, example
 
@@ -45,7 +44,7 @@ def test_a_layer_gives_jaxrnns_outputs_states_and_gradients(cell, num_steps):
         y, last = skeleton.merge(params)(x, h)
         return (y * dy).sum() + (last * dh).sum(), (y, last)
 
-    gradient = quick_jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))
+    gradient = jax.jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))
     (dparams, dx, dstate), outputs = gradient(params, jnp.asarray(x), jnp.asarray(h))
     inputs = [torch.tensor(a, requires_grad=True) for a in (x, h)]
     found = twin(*inputs)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from flax import nnx
 from tolerances import assert_close
-from twins import FAST_COMPILE, filled
+from twins import filled
 
 from jaxrnn import normed_layers
 from jaxrnn.models import split
@@ -63,9 +63,7 @@ def test_a_twin_gives_the_layers_outputs_states_and_gradients(name, batch_first)
         total = (y * dy).sum() + sum((s * d).sum() for s, d in zip(last, dstate, strict=True))
         return total, (y, *last)
 
-    gradient = jax.jit(
-        jax.grad(run, argnums=(0, 1, 2), has_aux=True), compiler_options=FAST_COMPILE
-    )
+    gradient = jax.jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))
     inputs = params, jnp.asarray(x), tuple(map(jnp.asarray, state))
     (dparams, dx, dstate_in), outputs = gradient(*inputs)
 

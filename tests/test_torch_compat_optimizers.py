@@ -26,7 +26,6 @@ from torch_compat.optimizers import (
 )
 
 I, O, H = 4, 2, 3
-FAST_COMPILE: Any = {"xla_backend_optimization_level": 0}  # compilation is most of the time here
 DTYPES = ("float64", "float32", "bfloat16")
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
 RULES = {
@@ -260,7 +259,7 @@ class Both:
         self.rate = train_step.learning_rate(self.config, STEPS)
         step = train_step.make_step(self.task.loss, self.skeleton, self.config, STEPS)
         batches = training.stack_batches(self.data, 0, 1, 1)
-        self.step = step.lower(state, *batches, np.int32(1)).compile(compiler_options=FAST_COMPILE)
+        self.step = step.lower(state, *batches, np.int32(1)).compile()
         self.start = At(state.params, state.moments, state.carry, [])
 
     def jax(self, at: At, until: int) -> At:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from recurrence_cases import quick_jit
 from tolerances import assert_close
 
 from jaxrnn.models import split
@@ -74,7 +73,7 @@ def test_outputs_states_and_gradients_are_ours(kind):
         outputs, state = model.decode(jnp.asarray(points), context, state)
         return jnp.sin(outputs).sum(), (outputs, state)
 
-    grads, (outputs, state) = quick_jit(jax.grad(run, has_aux=True))(params)
+    grads, (outputs, state) = jax.jit(jax.grad(run, has_aux=True))(params)
     theirs, last = twin(torch.tensor(points), z=as_tensor(z), classes=as_tensor(classes))
     theirs.sin().sum().backward()
     assert_close(outputs, theirs.detach())

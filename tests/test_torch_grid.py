@@ -24,7 +24,6 @@ from jaxrnn.recurrence import BACKENDS
 
 B, T, I, H, P, L = 6, 7, 10, 6, 3, 2
 LENGTHS = [7, 5, 5, 2, 1, 1]
-FAST_COMPILE = {"xla_backend_optimization_level": 0}  # a compilation a case: most of the time here
 
 
 class Case(NamedTuple):
@@ -110,9 +109,7 @@ def run_ours(module, variable, x, state, y_weight, state_weights):
         pairs = zip(values, (y_weight, *state_weights), strict=True)
         return sum(jnp.sum(v * w) for v, w in pairs), values
 
-    step = jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True), compiler_options=FAST_COMPILE
-    )
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
     (_, values), (dparameters, dx, dstate) = step(parameters, x, state, lengths)
     grads = {"x": dx, **{f"state {k}": d for k, d in enumerate(dstate)}}
     return values, grads | {n: d[...] for n, d in dparameters.items()}

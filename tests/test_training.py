@@ -191,7 +191,7 @@ def stop_at(call: int):
 
 
 def test_stopped_and_resumed_gives_the_same_bits(tmp_path):
-    """In one process, and its end moved; ``test_resume`` kills processes."""
+    """In one process, and its end moved; ``test_crashes`` kills processes."""
     config = SineConfig(hidden_size=4, steps=14, eval_every=5, log_every=3, run=str(tmp_path / "a"))
     whole, _ = train(dataclasses.replace(config, steps_per_dispatch=1), "sine")
     config = dataclasses.replace(config, run=str(tmp_path / "b"), steps_per_dispatch=3)

@@ -45,9 +45,6 @@ MIN_LAYER_CASES = {
 }
 
 
-FAST_COMPILE = {"xla_backend_optimization_level": 0}  # compilation is most of the time here
-
-
 def filled(make, dtype):
     """The module that ``make`` constructs, its parameters from NumPy, which compiles nothing."""
     graph, params, rest = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
@@ -97,7 +94,7 @@ def example(model, seed=0):
 def outputs(model, twin, x, state):
     """Of both frameworks: the output and the members of the last state."""
     skeleton, params = split(model)
-    run = jax.jit(lambda params, *a: skeleton.merge(params)(*a), compiler_options=FAST_COMPILE)
+    run = jax.jit(lambda params, *a: skeleton.merge(params)(*a))
     y, last = run(params, jnp.asarray(x), packed([jnp.asarray(m) for m in state]))
     with torch.no_grad():
         z, other = twin(torch.tensor(x), packed([torch.tensor(m) for m in state]))
