@@ -9,8 +9,14 @@ writes. What they must agree on goes through here: whoever asks waits for all ot
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from collections.abc import Callable
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,6 +27,7 @@ from jaxrnn.errors import InputError
 
 HEARTBEAT_S = 30  # without a sign of life before a process counts as dead
 START_S = 120  # that processes wait for each other at the start
+LATER_S = 60  # after which JAX would give up itself, which aborts the process
 
 
 def start(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -38,16 +45,69 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
             "num_processes": num_processes,
             "process_id": process_id,
         }
+        find(coordinator, is_first=process_id == 0)
     try:
-        jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=HEARTBEAT_S, initialization_timeout=START_S
-        )
+        with given_up_after(START_S, apart(coordinator, f"not all were there after {START_S} s")):
+            jax.distributed.initialize(
+                **given,
+                heartbeat_timeout_seconds=HEARTBEAT_S,
+                initialization_timeout=START_S + LATER_S,
+            )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise InputError(
-            f"--coordinator {coordinator}: the processes did not come together ({reason}); start "
-            "all of them, the first with --process-id 0 on the coordinator's host"
-        ) from error
+        raise InputError(apart(coordinator, reason)) from error
+
+
+def apart(coordinator: str, reason: str) -> str:
+    """The error of processes that do not meet."""
+    return (
+        f"--coordinator {coordinator}: the processes did not come together ({reason}); start "
+        "all of them, the first with --process-id 0 on the coordinator's host"
+    )
+
+
+def find(coordinator: str, is_first: bool) -> None:
+    """Wait for the coordinator at host:port, which the first process itself is.
+
+    Raises InputError for a host without address, a port that is taken, or where nobody listens.
+    """
+    host, _, port = coordinator.rpartition(":")
+    place = (host.strip("[]"), int(port))
+    try:
+        socket.getaddrinfo(*place)
+        if is_first:
+            with socket.create_server(("", place[1])):
+                return
+    except (OSError, UnicodeError) as error:  # a name too long for DNS is no Unicode to Python
+        reason = getattr(error, "strerror", None) or "no such address"
+        raise InputError(apart(coordinator, reason)) from None
+    until = time.monotonic() + START_S
+    while True:
+        try:
+            with socket.create_connection(place, timeout=5):
+                return
+        except OSError as error:
+            if time.monotonic() > until:
+                reason = f"nobody listens there after {START_S} s: {error.strerror or error}"
+                raise InputError(apart(coordinator, reason)) from None
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def given_up_after(seconds: float, message: str) -> Iterator[None]:
+    """Within, for so long at most: then the process ends with the message and code 2."""
+
+    def give_up():
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(2)  # the main thread is in XLA, which knows no other end than an abort
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def are_several() -> bool:

@@ -191,17 +191,20 @@ def check_processes(command: Command[Any]) -> int:
     """How many processes train; raises InputError for options that don't go together."""
     count, number, place = command.num_processes, command.process_id, command.coordinator
     if not place:
-        if count or number >= 0:
+        if count or number != -1:
             raise InputError("--num-processes and --process-id need --coordinator HOST:PORT")
         return 1
     if command.dry_run:
         raise InputError("--dry-run is for one process; leave --coordinator out")
     if place == "auto":
-        if count or number >= 0:
+        if count or number != -1:
             raise InputError("--coordinator auto finds --num-processes and --process-id by itself")
         return 1  # how many is known once they have come together
-    if not re.fullmatch(r".+:[0-9]{1,5}", place):
-        raise InputError(f"--coordinator is {place}, expected HOST:PORT, as 10.0.0.1:1234, or auto")
+    if not (re.fullmatch(r".+:[0-9]{1,5}", place) and 0 < int(place.rpartition(":")[2]) < 2**16):
+        raise InputError(
+            f"--coordinator is {place}, expected HOST:PORT, as 10.0.0.1:1234, the port 1 to 65535, "
+            "or auto"
+        )
     if count < 1 or not 0 <= number < count:
         raise InputError(
             f"--process-id is {number} of --num-processes {count}, expected 0 to N-1 of N processes"

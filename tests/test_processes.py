@@ -5,6 +5,7 @@ Real processes that meet over gloo on the loopback; one of them killed, one told
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from crashes import SKETCH, check_same, environment, lines_of, saved_step, state_of, write_data
+
+from jaxrnn import processes, train
+from jaxrnn.errors import InputError
 
 CHAR = (
     *("char", "--data", "text.txt", "--cell", "lstm", "--hidden-size", "6", "--num-layers", "2"),
@@ -159,6 +163,71 @@ def test_a_signal_to_one_process_stops_both(tmp_path):
     assert [e.code for e in ended] == [143, 143]
     assert "stopped by SIGTERM after step 6, saved" in ended[0].stdout
     assert saved_step(tmp_path / "a") == 6
+
+
+def alone(*arguments: str, seconds: str = "1") -> subprocess.CompletedProcess[str]:
+    """A process that nobody joins, with less patience."""
+    code = (
+        "import sys; from jaxrnn import processes, train\n"
+        f"processes.START_S = {seconds}; sys.exit(train.main())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, "char", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def free_place() -> str:
+    return two()[0][3]
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "reason"),
+    [
+        (None, "0", "not all were there after 1 s"),
+        (None, "1", "nobody listens there after 1 s: Connection refused"),
+        ("nohost.invalid:1234", "0", ""),
+        ("nohost.invalid:1234", "1", ""),
+        ("x" * 300 + ":1234", "1", ""),
+    ],
+)
+def test_processes_that_do_not_meet_say_so_in_one_line(place, number, reason):
+    place = place or free_place()
+    options = ("--coordinator", place, "--num-processes", "2", "--process-id", number)
+    ended = alone(*options)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(
+        f"error: --coordinator {place}: the processes did not come together ({reason}"
+    )
+    assert ended.stderr.endswith("the first with --process-id 0 on the coordinator's host\n")
+
+
+def test_a_port_of_another_is_not_the_first_processs():
+    with socket.create_server(("", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"\(Address already in use"):
+            processes.find(place, is_first=True)
+        processes.find(place, is_first=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--coordinator", "127.0.0.1:99999"), "--coordinator is 127.0.0.1:99999, expected HOST"),
+        (("--coordinator", "127.0.0.1:0"), "--coordinator is 127.0.0.1:0, expected HOST:PORT"),
+        (("--process-id", "-7"), "--num-processes and --process-id need --coordinator"),
+        (("--num-processes", "2"), "--num-processes and --process-id need --coordinator"),
+        (("--coordinator", "auto", "--process-id", "-7"), "--coordinator auto finds"),
+    ],
+)
+def test_options_of_processes_that_are_refused(options, reason):
+    _, command, _ = train.parse(["char", *options])
+    with pytest.raises(InputError, match=f"^{re.escape(reason)}"):
+        train.check_processes(command)
 
 
 def test_an_error_of_the_first_process_is_the_error_of_all(tmp_path):
