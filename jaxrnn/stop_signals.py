@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 import threading
+from pathlib import Path
 
 GRACE_S = 8.0  # from a signal to the end of a process that has not come to an end by itself
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -64,9 +65,10 @@ class StopSignals:
         name = signal.Signals(number).name
         after = "a second signal" if second else f"{GRACE_S:.0f} s in the midst of something"
         resume = f"python -m jaxrnn.train --resume {shlex.quote(self._run)}"
+        has_saved = (Path(self._run) / "checkpoints" / "last.safetensors").exists()
+        goes_on = "goes on from its last checkpoint" if has_saved else "begins anew, nothing saved,"
         print(
-            f"\nstopped by {name} and {after}; the run goes on from its last checkpoint by\n"
-            f"  {resume}",
+            f"\nstopped by {name} and {after}; the run {goes_on} by\n  {resume}",
             file=sys.stderr,
             flush=True,
         )

@@ -449,7 +449,7 @@ def draw(run: Run, task: Task) -> None:
 def _not_finite(step: int, what: str, run: Run) -> str:
     last = run.checkpoint_path("last")
     kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was made yet"
-    return (
-        f"step {step}: {what}; {kept}; lower --lr, set --clip or --warmup-steps, change --seed, or "
-        "leave such steps out by --not-finite skip"
-    )
+    advice = ["lower --lr", "set --clip or --warmup-steps", "change --seed"]
+    if run.config.not_finite != "skip":
+        advice.append("leave such steps out by --not-finite skip")
+    return f"step {step}: {what}; {kept}; {', '.join(advice[:-1])}, or {advice[-1]}"

@@ -83,6 +83,12 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys, run, name):
     assert err.startswith(f"error: {name} is not installed, which serves the page: pip install ")
 
 
+def test_no_address_is_not_every_address(monkeypatch, capsys, run):
+    code, _, err = call(monkeypatch, capsys, run, "--host", "")
+    assert code == 2
+    assert err == "error: --host is '', expected an address, as 127.0.0.1, or 0.0.0.0 for all\n"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1", "x" * 300])
 def test_an_address_that_cannot_be_had_is_named(monkeypatch, capsys, run, host):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -118,7 +124,7 @@ def test_it_serves_until_it_is_interrupted(run):
         finally:
             process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (130, "interrupted\n")
 
 
 def test_the_model_that_comes_along_is_what_its_card_says(capsys):

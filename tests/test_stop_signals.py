@@ -20,17 +20,26 @@ with stop_signals.StopSignals("runs/my run"):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_in_the_midst_of_something_long_ends_after_the_grace(number):
+@pytest.mark.parametrize(
+    ("number", "saved"), [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGINT, False)]
+)
+def test_a_process_in_the_midst_of_something_long_ends_after_the_grace(
+    number, saved, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    if saved:
+        (tmp_path / "runs" / "my run" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "runs" / "my run" / "checkpoints" / "last.safetensors").touch()
     with busy() as process:
         began = time.monotonic()
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
         assert 0.4 < time.monotonic() - began < 20
     assert process.returncode == 128 + number
+    goes_on = "goes on from its last checkpoint" if saved else "begins anew, nothing saved,"
     assert stderr == (
-        f"\nstopped by {number.name} and 0 s in the midst of something; the run goes on from its "
-        "last checkpoint by\n  python -m jaxrnn.train --resume 'runs/my run'\n"
+        f"\nstopped by {number.name} and 0 s in the midst of something; the run {goes_on} by\n"
+        "  python -m jaxrnn.train --resume 'runs/my run'\n"
     )
 
 

@@ -309,6 +309,15 @@ def test_without_a_checkpoint_none_is_named(tmp_path, text_file, monkeypatch):
     assert list((tmp_path / "a" / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.parametrize("not_finite", ["stop", "skip"])
+def test_what_is_done_already_is_not_advised(not_finite, tmp_path):
+    config = SineConfig(not_finite=not_finite, run=str(tmp_path / "a"))
+    said = training._not_finite(3, "the loss is nan", Run.create("sine", config, {}))
+    assert ("--not-finite skip" in said) is (not_finite == "stop")
+    assert said.startswith("step 3: the loss is nan; no checkpoint was made yet; lower --lr, set ")
+    assert said.count(", or ") == 1
+
+
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, text_file):
     """The loss of a step is that before its update: its parameters may be worse."""
     config = char_config(

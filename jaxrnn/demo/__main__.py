@@ -38,7 +38,11 @@ class DemoOptions:
     """where to compute"""
 
     def __post_init__(self):
-        cli.check_flags(self, {"port": (0 <= self.port < 2**16, f"0 to {2**16 - 1}")})
+        checks = {
+            "host": (bool(self.host.strip()), "an address, as 127.0.0.1, or 0.0.0.0 for all"),
+            "port": (0 <= self.port < 2**16, f"0 to {2**16 - 1}"),
+        }
+        cli.check_flags(self, checks)
 
 
 def main() -> int:
