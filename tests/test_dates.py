@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
+from jaxrnn.data.date_text import DateError, compact_dates, parse_dates
 from jaxrnn.data.dates import (
-    DateError,
     Frequency,
     calendar,
     calendar_names,
     infer_frequency,
-    parse_dates,
 )
 from jaxrnn.errors import InputError
 
@@ -35,10 +34,40 @@ def dates(*texts: str) -> np.ndarray:
         (["31-12-68", "1-1-69"], ["2068-12-31", "1969-01-01"]),
         (["2020-01-01T01:00+02:00", "2020-01-01T00:00Z"], ["2019-12-31T23:00", "2020-01-01"]),
         (["2020-03-01 00:00:00.000000"], ["2020-03-01"]),
+        (
+            ["Jan 05, 2020", "December 31 2021", "Sept. 1, 2020"],
+            ["2020-01-05", "2021-12-31", "2020-09-01"],
+        ),
+        (["05-Jan-2020", "5 March 20", "2020-Feb-29"], ["2020-01-05", "2020-03-05", "2020-02-29"]),
+        (["Jan-20", "Dec 1999"], ["2020-01-01", "1999-12-01"]),
+        (["Wed, 01 Jan 2020 10:00:00 GMT"], ["2020-01-01T10:00"]),
+        (["01/31/2020 01:00 PM", "01/31/2020 12:30 am"], ["2020-01-31T13:00", "2020-01-31T00:30"]),
+        (["2020-01-01 00:00:00+00", "2020-01-01 00:00:00-05"], ["2020-01-01", "2020-01-01T05:00"]),
+        (["2020-01-01 00:00:00 UTC"], ["2020-01-01"]),
+        (["2020-W01", "2020-W05", "2020W53-7"], ["2019-12-30", "2020-01-27", "2021-01-03"]),
+        (["1950 Q1", "Q4 1950"], ["1950-01-01", "1950-10-01"]),
     ],
 )
 def test_dates_as_found_in_the_wild(texts, expected):
     np.testing.assert_array_equal(parse_dates([f" {t} " for t in texts]), dates(*expected))
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["20200131", "20200201"], ["2020-01-31", "2020-02-01"]),
+        (["202001", "202012"], ["2020-01-01", "2020-12-01"]),
+        (["1577836800", "1577840400.0"], ["2020-01-01", "2020-01-01T01:00"]),
+        (["1577836800000"], ["2020-01-01"]),
+        (["1999", "2000"], ["1999-01-01", "2000-01-01"]),
+    ],
+)
+def test_whole_numbers_may_be_dates(texts, expected):
+    np.testing.assert_array_equal(compact_dates(texts, is_year=True), dates(*expected))
+    if len(texts[0]) == 4:
+        assert compact_dates(texts) is None
+    assert compact_dates([*texts, "17"]) is None
+    assert compact_dates([*texts, "x"]) is None
 
 
 def test_a_format_of_ones_own():

@@ -1,5 +1,6 @@
 import codecs
 import csv
+import datetime
 import io
 from typing import Any
 
@@ -258,3 +259,68 @@ def test_what_csv_writes_comes_back(table):
     file = io.StringIO()
     csv.writer(file).writerows([["a", "b"], *values.tolist()])
     np.testing.assert_array_equal(read(table(file.getvalue())).values, values)
+
+
+# --- which column has the dates ---
+
+
+def days(form: str, header: str = "date,x", count: int = 40) -> list[str]:
+    start = datetime.datetime(2020, 1, 1)
+    made = [(start + datetime.timedelta(k)).strftime(form) for k in range(count)]
+    return [header, *(f'"{date}",{k * k % 17}' for k, date in enumerate(made))]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%b %d, %Y",
+        "%d-%b-%Y",
+        "%m/%d/%Y 01:00 PM",
+        "%Y-%m-%d 00:00:00+00",
+        "%Y-%m-%d 00:00 UTC",
+        "%Y%m%d",
+    ],
+)
+def test_newest_first_is_sorted_whatever_the_dates_look_like(table, form):
+    header, *lines = days(form)
+    series = read(table("\n".join([header, *lines[::-1]])))
+    assert series.targets == ("x",)
+    assert series.frequency == Frequency("seconds", 86_400)
+    np.testing.assert_array_equal(series.values[:, 0], [k * k % 17 for k in range(40)])
+    assert series.remarks == ("rows out of order were sorted by date",)
+
+
+@pytest.mark.parametrize(("field", "line"), [("", 2), ("2020-13-01", 2)])
+def test_a_column_is_judged_by_most_of_its_rows(table, field, line):
+    lines = days("%Y-%m-%d")
+    lines[line - 1] = f"{field},5"
+    text = message(read, path := table("\n".join(lines)))
+    assert text.startswith(f"{path}, line {line}: column 'date': {field!r} is not a date")
+    assert text.endswith("--date-column none")
+
+
+@pytest.mark.parametrize("header", ["date,x", "Order Date,x", "when,x"])
+def test_dates_of_no_known_form_are_no_text(table, header):
+    path = table("\n".join([header, "1st of 2020,5", "2nd of 2020,6", "3rd of 2020,4"]))
+    assert message(read, path).startswith(f"{path}, line 2: column {header[:-2]!r}: '1st of 2020'")
+    assert "set --date-format" in message(read, path)
+    assert read(path, date_column="none").targets == ("x",)
+    assert read(table("shop,x\nberlin,1\nulm,2\n")).dates is None
+
+
+def test_years_and_stamps_are_dates_by_their_name(table):
+    for name in ("year", "date"):
+        series = read(table(f"{name},x\n1999,5\n2000,3\n2001,8\n2003,9\n"), gaps="previous")
+        assert (series.date_column, series.targets) == (name, ("x",))
+        assert series.frequency == Frequency("months", 12)
+    path = table("n,x\n1999,5\n2000,3\n2001,8\n2003,9\n")
+    assert read(path).dates is None
+    assert read(path, date_column="n", gaps="previous").frequency == Frequency("months", 12)
+    series = read(
+        table("ts,x\n1577836800,5\n1577840400,3\n1577844000,8\n1577851200,9\n"), gaps="previous"
+    )
+    assert series.frequency == Frequency("seconds", 3600)
+    assert len(series.values) == 5
+    series = read(table("time,x\n0,5\n10,3\n25,8\n30,9\n"))
+    assert series.targets == ("x",)
+    assert "'time' only counts the rows" in series.remarks[0]

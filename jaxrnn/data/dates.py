@@ -1,12 +1,8 @@
-"""Dates of a series: text to ``datetime64[s]``, the step from one to the next, calendar features.
+"""Steps of dates: from one to the next, and calendar features.
 
-Read are ISO dates and times with ``-``, ``/`` or ``.`` (``2016-07-01 00:00:00``, ``1749-01``,
-``1949Q1``), and days or months first where the column shows which (``31/12/2020``); a format of
-``strptime`` takes anything else. Times with an offset become UTC. A step is a number of seconds, of
-months, or of weekdays. A calendar feature of period P is ``sin`` and ``cos`` of ``2 pi phase``, the
-phase being the part of P that has passed. Usage::
+A step is a number of seconds, of months, or of weekdays. A calendar feature of period P is ``sin``
+and ``cos`` of ``2 pi phase``, the phase being the part of P that has passed. Usage::
 
-    dates = parse_dates(["2016-07-01 00:00", "2016-07-01 01:00"])
     frequency = infer_frequency(dates)                       # hourly: 3600 seconds
     features = calendar(frequency.after(dates[-1], 24), ("hour", "weekday"))   # (24, 4)
 """
@@ -14,102 +10,16 @@ phase being the part of P that has passed. Usage::
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from jaxrnn.data.date_text import DATES
 from jaxrnn.errors import InputError
 
 DAY = 86_400  # seconds
-DATES = "datetime64[s]"
-
-_TIME = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?)?\s*(Z|[+-]\d{2}:?\d{2})?"
-_YEAR_FIRST = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})(?:[-/.](\d{{1,2}}))?{_TIME}")
-_YEAR_LAST = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})[-/.](\d{{4}}|\d{{2}}){_TIME}")
-_QUARTER = re.compile(r"(\d{4})-?Q([1-4])")
-
-
-class DateError(ValueError):
-    """Text that is no date; ``place`` is its number in the column, or None for the whole."""
-
-    def __init__(self, place: int | None, reason: str):
-        super().__init__(reason)
-        self.place = place
-
-
-def parse_dates(texts: Sequence[str], date_format: str = "") -> np.ndarray:
-    """The dates of a column as ``datetime64[s]``; raises DateError for what is none."""
-    if date_format:
-        parse = lambda text: _utc(datetime.datetime.strptime(text, date_format))  # noqa: E731
-    else:
-        is_day_first = _day_first(texts)
-        parse = lambda text: _parse(text, is_day_first)  # noqa: E731
-    found, offsets = [], set()
-    for place, text in enumerate(texts):
-        try:
-            date, has_offset = parse(text.strip())
-        except (ValueError, OverflowError) as error:
-            expected = f"--date-format {date_format!r}" if date_format else "a date"
-            raise DateError(place, f"{text.strip()!r} is not {expected} ({error})") from None
-        found.append(date)
-        offsets.add(has_offset)
-    if len(offsets) > 1:
-        raise DateError(None, "some dates have an offset from UTC and some have none")
-    return np.array(found, DATES)
-
-
-def _parse(text: str, is_day_first: bool) -> tuple[datetime.datetime, bool]:
-    if match := _YEAR_FIRST.fullmatch(text):
-        year, month, day, *time = match.groups()
-        return _with_time(int(year), int(month), int(day or 1), *time)
-    if match := _YEAR_LAST.fullmatch(text):
-        first, _, second, year, *time = match.groups()
-        day, month = (first, second) if is_day_first else (second, first)
-        century = 0 if len(year) == 4 else 1900 if int(year) > 68 else 2000  # as strptime's %y
-        return _with_time(century + int(year), int(month), int(day), *time)
-    if match := _QUARTER.fullmatch(text):
-        return datetime.datetime(int(match[1]), 3 * int(match[2]) - 2, 1), False
-    raise ValueError("of no known form; set --date-format, as %d %b %Y")
-
-
-def _with_time(
-    year: int, month: int, day: int, *rest: str | None
-) -> tuple[datetime.datetime, bool]:
-    hour, minute, second, offset = rest
-    date = datetime.datetime(year, month, day, int(hour or 0), int(minute or 0), int(second or 0))
-    if not offset:
-        return date, False
-    zone = datetime.datetime.strptime(offset, "%z").tzinfo
-    return _utc(date.replace(tzinfo=zone))
-
-
-def _utc(date: datetime.datetime) -> tuple[datetime.datetime, bool]:
-    """Without its offset from UTC, and whether it had one."""
-    if date.tzinfo is None:
-        return date, False
-    return date.astimezone(datetime.UTC).replace(tzinfo=None), True
-
-
-def _day_first(texts: Sequence[str]) -> bool:
-    """Whether 1/2/2020 is in February; raises DateError where a column does not show it."""
-    matches = [m for text in texts if (m := _YEAR_LAST.fullmatch(text.strip()))]
-    if not matches:
-        return True
-    day_first = any(int(m[1]) > 12 for m in matches)
-    month_first = any(int(m[3]) > 12 for m in matches)
-    if day_first and month_first:
-        raise DateError(None, "some dates begin with the day and some with the month")
-    if not (day_first or month_first) and any(m[2] != "." for m in matches):
-        raise DateError(
-            None,
-            f"{matches[0][0]!r} may begin with its day or its month; set --date-format, as "
-            "%d/%m/%Y or %m/%d/%Y",
-        )
-    return not month_first
 
 
 @dataclasses.dataclass(frozen=True)

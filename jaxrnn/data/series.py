@@ -18,11 +18,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from jaxrnn.data.dates import DATES, DateError, Frequency, infer_frequency, parse_dates
+from jaxrnn.data.date_column import find_dates, has_date_name
+from jaxrnn.data.date_text import DATES, DateError, parse_dates
+from jaxrnn.data.dates import Frequency, infer_frequency
 from jaxrnn.data.table import Table, listed, read_table
 from jaxrnn.errors import InputError
 
-NO_DATES = "none"  # the date column that says that there is none
 MAX_STRETCH = 20  # steps that the dates may span, for each row that there is
 
 
@@ -119,7 +120,7 @@ def read_series(
     don't say what to do about it.
     """
     table = read_table(path)
-    date_index, dates = _dates(table, options)
+    date_index, dates, _ = find_dates(table, options.date_column, options.date_format)
     targets, remarks = _targets(table, options, date_index)
     named = [
         *((name, "--targets") for name in targets),
@@ -166,45 +167,6 @@ def read_series(
     )
 
 
-def _dates(table: Table, options: ReadOptions) -> tuple[int | None, np.ndarray | None]:
-    """The place of the date column, and its dates; None, None where there is none."""
-    if options.date_column == NO_DATES and NO_DATES not in table.header:
-        return None, None
-    if options.date_column:
-        index = table.column(options.date_column, "--date-column")
-    else:
-        index = next((k for k in range(len(table.header)) if _is_date(table, k, options)), None)
-        if index is None:
-            if options.date_format:
-                raise InputError(
-                    f"{table.path} has no column of dates as --date-format "
-                    f"{options.date_format!r} has them; name it with --date-column"
-                )
-            return None, None
-    try:
-        return index, parse_dates(table.texts(index), options.date_format)
-    except DateError as error:
-        where = table.path
-        if error.place is not None:
-            where += f", line {table.lines[error.place]}"
-        raise InputError(
-            f"{where}: column {table.header[index]!r}: {error}; or take rows as they are with "
-            "--date-column none"
-        ) from None
-
-
-def _is_date(table: Table, index: int, options: ReadOptions) -> bool:
-    """Whether a column begins with a date, and is none of numbers."""
-    field = table.rows[0][index]
-    if table.number(field) is not None and not options.date_format:
-        return False
-    try:
-        parse_dates([field], options.date_format)
-    except DateError as error:
-        return error.place is None  # a date, though its day may be its month
-    return True
-
-
 def _targets(
     table: Table, options: ReadOptions, date_index: int | None
 ) -> tuple[tuple[str, ...], list[str]]:
@@ -223,7 +185,12 @@ def _targets(
             f"{listed(table.header)}; name one with --targets to see what is wrong with it"
         )
     table.refuse_numbers([table.header[k] for k in numeric])
-    counting = [k for k in numeric if _counts(table.numbers(k, "--targets"))]
+    counting = [
+        k
+        for k in numeric
+        if _counts(values := table.numbers(k, "--targets"))
+        or (has_date_name(table, k) and _rises(values))
+    ]
     if len(counting) == len(numeric):
         counting = []
     names = tuple(table.header[k] for k in numeric if k not in counting)
@@ -235,6 +202,14 @@ def _counts(values: Float64[np.ndarray, " N"]) -> bool:
     """Whether values rise by the same whole number at each row."""
     steps = np.unique(np.diff(values))
     return len(values) > 2 and len(steps) == 1 and bool(steps[0] > 0 and steps[0] % 1 == 0)
+
+
+def _rises(values: Float64[np.ndarray, " N"]) -> bool:
+    """Whether values are whole numbers that rise, or fall, at each row."""
+    steps = np.diff(values)
+    return len(values) > 2 and bool(
+        (values % 1 == 0).all() and (np.abs(np.sign(steps).sum()) == len(steps))
+    )
 
 
 def _refuse_twice(table: Table, named: list[tuple[str, str]], date_index: int | None) -> None:
