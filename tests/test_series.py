@@ -75,6 +75,33 @@ def test_a_comma_in_a_file_of_commas_is_no_decimal_comma(table):
     assert read_table(table("a;b\n1,5;1.5\n")).numbers(0, "--targets")[0] == 1.5
 
 
+@pytest.mark.parametrize(
+    ("bad", "shown"),
+    [("12.3x", "'12.3x'"), ('"51,234"', "'51,234'"), ("5%", "'5%'"), ("#REF!", "'#REF!'")],
+)
+def test_a_column_that_is_not_read_is_said(table, bad, shown):
+    series = read(table(f"date,x,y\n2020-01-01,1,2\n2020-01-02,2,{bad}\n2020-01-03,5,1\n"))
+    assert series.targets == ("x",)
+    assert series.remarks == (f"'y' is not read: line 3 has {shown}",)
+
+
+@pytest.mark.parametrize("missing", ["#N/A", "n.a.", "--", "missing"])
+def test_what_stands_for_a_missing_value(table, missing):
+    path = table(f"date,x,y\n2020-01-01,1,2\n2020-01-02,2,{missing}\n2020-01-03,5,1\n")
+    assert read(path, gaps="previous").values.tolist() == [[1, 2], [2, 2], [5, 1]]
+
+
+def test_a_point_is_of_thousands_where_commas_are_of_decimals(table):
+    path = table("x;y\n1,5;999\n2,5;1.003\n-1.250,75;1.234.567\n")
+    assert read(path).values.tolist() == [[1.5, 999], [2.5, 1003], [-1250.75, 1234567]]
+    assert read(table("x;y\n1.5;999\n2.5;1.003\n1;0\n")).values.tolist()[1] == [2.5, 1.003]
+    path = table("x;y\n1,5;1.003\n2,5;1.5\n1,2;0\n")
+    assert message(read, path) == (
+        f"{path}, line 3: '1.5' in column 'y' has a decimal point, '1.003' in it has none; write"
+        " all alike, or choose another column with --targets"
+    )
+
+
 def test_columns_are_targets_covariates_and_known_in_this_order(table):
     path = table("p,date,a,note,b,k\n1,2020-01-01,2,x,3,4\n5,2020-01-02,6,y,7,8\n")
     series = read(path, targets=("b", "a"), covariates=("p",), known=("k",))

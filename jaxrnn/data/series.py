@@ -195,7 +195,11 @@ def _targets(
         counting = []
     names = tuple(table.header[k] for k in numeric if k not in counting)
     left = [table.header[k] for k in counting]
-    return names, [f"{listed(left)} only counts the rows and is no target"] if left else []
+    remarks = [f"{listed(left)} only counts the rows and is no target"] if left else []
+    for k, name in enumerate(table.header):
+        if name and name not in others and k != date_index and k not in numeric:
+            remarks.append(table.unread(k))
+    return names, remarks
 
 
 def _counts(values: Float64[np.ndarray, " N"]) -> bool:

@@ -1,7 +1,7 @@
 """A CSV file: a header line, then a row a time step; all that ``sine`` and ``series`` read.
 
 The delimiter is a comma, semicolon, tab or bar, whichever is most frequent in the header. Where it
-is no comma, numbers may have a decimal comma. Usage::
+is no comma and some number has a decimal comma, ``1.003`` is a thousand and three. Usage::
 
     table = read_table("passengers.csv")
     values = table.numbers(table.column("Passengers", "--targets"))     # NaN where one is missing
@@ -15,6 +15,7 @@ import difflib
 import io
 import math
 import os
+import re
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,8 +23,29 @@ from jaxtyping import Float64
 from jaxrnn.data.text import decode_utf8, read_file
 from jaxrnn.errors import InputError
 
-MISSING = {"", "na", "n/a", "nan", "null", "none", "nil", "-", "?", "."}
+MISSING = {
+    *(
+        "",
+        "na",
+        "n/a",
+        "n.a.",
+        "#n/a",
+        "nan",
+        "null",
+        "none",
+        "nil",
+        "missing",
+        "-",
+        "--",
+        "?",
+        ".",
+    ),
+}
 """What stands for a missing value, in small letters."""
+
+
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:\.\d{3})*,\d+(?:[eE][-+]?\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +83,7 @@ class Table:
 
     def numbers(self, index: int, flag: str) -> Float64[np.ndarray, " N"]:
         """A column's values, NaN where one is missing; raises InputError for what is no number."""
+        self._refuse_mixed(index, flag)
         values = np.empty(len(self.rows))
         for k, row in enumerate(self.rows):
             value = self.number(row[index])
@@ -80,14 +103,48 @@ class Table:
 
     def number(self, field: str) -> float | None:
         """The field as a finite number, or None."""
-        if self.decimal == "," and field.count(",") == 1 and "." not in field:
-            field = field.replace(",", ".")
+        if self.decimal == ",":
+            field = field.strip()
+            if _DECIMAL_COMMA.fullmatch(field):
+                field = field.replace(".", "").replace(",", ".")
+            elif _THOUSANDS.fullmatch(field):
+                field = field.replace(".", "")
         try:
             value = float(field)
         except ValueError:
             return None
         # Python's 1_000 is no number in a CSV file.
         return value if math.isfinite(value) and "_" not in field else None
+
+    def _refuse_mixed(self, index: int, flag: str) -> None:
+        """Raise InputError for a column where points are of thousands and of decimals."""
+        if self.decimal != ",":
+            return
+        fields = [field.strip() for field in self.texts(index)]
+        is_comma = [bool(_DECIMAL_COMMA.fullmatch(f) or _THOUSANDS.fullmatch(f)) for f in fields]
+        for k, field in enumerate(fields):
+            if (
+                "." in field
+                and not is_comma[k]
+                and self.number(field) is not None
+                and any(is_comma)
+            ):
+                other = fields[is_comma.index(True)]
+                raise InputError(
+                    f"{self.path}, line {self.lines[k]}: {field!r} in column "
+                    f"{self.header[index]!r} has a decimal point, {other!r} in it has none; write "
+                    f"all alike, or choose another column with {flag}"
+                )
+
+    def unread(self, index: int) -> str:
+        """The first field of a column that is neither a number nor missing, and its line."""
+        fields = self.texts(index)
+        bad = (k for k, f in enumerate(fields) if self.number(f) is None and not is_missing(f))
+        k = next(bad, None)
+        name = self.header[index]
+        if k is None:
+            return f"{name!r} has no value"
+        return f"{name!r} is not read: line {self.lines[k]} has {fields[k].strip()!r}"
 
     def bad_value(self, row: int, index: int, flag: str) -> str:
         """What is wrong with a field that is no number."""
@@ -152,7 +209,12 @@ def read_table(path: str | os.PathLike[str]) -> Table:
                 f"{path}, line {line}: {len(row)} field{'s' * (len(row) != 1)}, expected"
                 f" {len(header)} as in the header; fill in or remove the row"
             )
-    return Table(str(path), header, rows[1:], lines[1:], "." if delimiter == "," else ",")
+    has_comma = delimiter != "," and any(
+        "," in field and _DECIMAL_COMMA.fullmatch(field.strip())
+        for row in rows[1:]
+        for field in row
+    )
+    return Table(str(path), header, rows[1:], lines[1:], "," if has_comma else ".")
 
 
 def _delimiter(text: str) -> str:
