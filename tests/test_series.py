@@ -235,7 +235,13 @@ def test_rows_without_targets_at_the_end_are_the_future_of_what_is_known(table):
     np.testing.assert_array_equal(series.future, [[7], [8]])
     assert len(series.dates) == 2
     assert series.remarks == ("2 rows without targets at the end are the future",)
-    assert "2 missing values" in message(read, path, targets=("x",))
+    series = read(path, targets=("x",))
+    np.testing.assert_array_equal(series.values, [[1], [2]])
+    assert series.remarks == ("2 rows without targets at the end are left out",)
+    assert show_date(series.future_dates(1)[0]) == "2020-01-03"
+    path = table("date,x,c\n2020-01-01,1,5\n2020-01-02,,6\n2020-01-03,3,7\n2020-01-04,,\n")
+    series = read(path, targets=("x",), covariates=("c",), gaps="previous")
+    np.testing.assert_array_equal(series.values, [[1, 5], [1, 6], [3, 7]])
 
 
 @pytest.mark.parametrize(

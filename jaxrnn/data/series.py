@@ -2,7 +2,7 @@
 
 Rows are sorted by date; dates that are there twice, missing rows and missing values are counted,
 said, and mended as asked. Without a date column rows are steps as they are. Trailing rows that have
-values of ``known`` columns and none of the targets are the future. Usage::
+none of the targets are left out; what they have of ``known`` columns is the future. Usage::
 
     series = read_series("ETTh1.csv", ReadOptions())
     series.names, series.values, series.dates, series.frequency, series.remarks
@@ -142,12 +142,11 @@ def read_series(
         dates, values, absent = _on_grid(table, frequency, dates, values, lines)
     num_targets, num_known = len(targets), len(options.known)
     future = values[:0, len(named) - num_known :]
-    if num_known:
-        (there,) = np.nonzero(~np.isnan(values[:, :num_targets]).all(1))
-        end = there[-1] + 1 if len(there) else 0
-        future, values = values[end:, len(named) - num_known :], values[:end]
-        if len(future):
-            remarks.append(f"{len(future):,} rows without targets at the end are the future")
+    (there,) = np.nonzero(~np.isnan(values[:, :num_targets]).all(1))
+    if len(there) and (count := len(values) - 1 - int(there[-1])):
+        values, future = values[:-count], values[-count:, len(named) - num_known :]
+        what = "are the future" if num_known else "are left out"
+        remarks.append(f"{count:,} row{'s' * (count > 1)} without targets at the end {what}")
     names = [name for name, _ in named]
     begin, values, missing = _filled(
         table, options, values, absent[: len(values)], dates, names, remarks
