@@ -40,6 +40,14 @@ class EvaluateOptions:
     """run directory"""
     data: str = ""
     """file to measure on, all of it; empty: the run's own part"""
+    duplicates: Literal["auto", "error", "first", "last", "mean"] = "auto"
+    """of a forecaster's --data: of rows with the same date; auto: as the run"""
+    gaps: Literal["auto", "error", "interpolate", "previous"] = "auto"
+    """of a forecaster's --data: what is missing, read as the value before; auto: as the run"""
+    date_column: str = ""
+    """of a forecaster's --data: its name in the file, or none: rows are steps; empty: as the run"""
+    date_format: str = ""
+    """of a forecaster's --data: of strptime, as %d/%m/%Y; empty: as the run"""
     part: Literal["auto", "train", "validation", "test"] = "auto"
     """which part of a forecaster's own data; auto: test; other tasks have validation alone"""
     stride: int = 1
@@ -90,9 +98,12 @@ def run_command(argv: list[str]) -> int:
         "stride": options.stride != 1,
         "backtest": options.backtest,
         "part": options.part in ("train", "test"),
+        **{k: getattr(options, k) != "auto" for k in ("duplicates", "gaps")},
+        **{k: getattr(options, k) != "" for k in ("date_column", "date_format")},
     }
     if given := [name for name, is_given in own.items() if is_given]:
-        raise InputError(f"--{given[0]} is of forecasters, {run.path} is of the task {task.name!r}")
+        flag = given[0].replace("_", "-")
+        raise InputError(f"--{flag} is of forecasters, {run.path} is of the task {task.name!r}")
 
     from jaxrnn import report
     from jaxrnn.training import evaluate, load_carry
@@ -190,8 +201,13 @@ def measure_forecasts(
 ) -> int:
     """Of a run of the task ``series``."""
     from jaxrnn import report
+    from jaxrnn.data.series import reading
     from jaxrnn.tasks.series_forecasts import backtest, predictor
 
+    given = reading(options)
+    if given and not options.data:
+        flag = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{flag} is of a file that --data names; add it")
     if options.streams != 1:
         raise InputError(f"--streams is {options.streams}, expected 1: windows are no streams")
     for name in ("tune_temperature", "dynamic"):
@@ -199,7 +215,7 @@ def measure_forecasts(
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is of texts alone, {run.path} is of the task 'series'")
     if options.data:
-        windows, name = task.read_evaluation(options.data), options.data
+        windows, name = task.read_evaluation(options.data, **given), options.data
         if options.part != "auto":
             raise InputError(f"--part is {options.part}, expected without --data: all is measured")
     else:

@@ -40,6 +40,14 @@ class ForecastOptions:
     """run directory of the task series"""
     data: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """CSV file to go on from the end of, with the run's columns; empty: the run's own"""
+    duplicates: Literal["auto", "error", "first", "last", "mean"] = "auto"
+    """of rows with the same date; auto: as the run"""
+    gaps: Literal["auto", "error", "interpolate", "previous"] = "auto"
+    """what is missing, read as the value before; auto: as the run"""
+    date_column: str = ""
+    """its name in the file, or none: rows are steps; empty: as the run"""
+    date_format: str = ""
+    """of strptime, as %d/%m/%Y; empty: as the run"""
     horizon: int = 0
     """steps to forecast; 0: as many as were trained"""
     to: Annotated[str, tyro.conf.arg(metavar="FILE")] = "forecast.csv"
@@ -74,12 +82,16 @@ def run_command(argv: list[str]) -> int:
         raise InputError(f"{options.run} is of the task {task.name!r}, expected 'series'")
 
     from jaxrnn import plots, report
-    from jaxrnn.data.series import made_series, show_date
+    from jaxrnn.data.series import made_series, reading, show_date
     from jaxrnn.tasks.series_forecasts import ahead, panels, predictor
 
     config, path = task.config, options.data or task.config.data
     check_outputs(options, path)
-    series = task.read(path) if path else made_series()
+    given = reading(options)
+    if given and not path:
+        flag = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{flag} is of a file, the made series has none; add --data")
+    series = task.read(path, **given) if path else made_series()
     num_steps, origin = options.horizon or config.horizon, len(series.values)
     if origin < config.input_len:
         raise InputError(

@@ -114,6 +114,41 @@ def test_another_file_is_gone_on_from(folder, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(float(rows[2][1]), expected[2, 0, 1], rtol=1e-6)
 
 
+def test_what_is_wrong_with_a_new_file_is_mended_by_flags(folder, tmp_path, monkeypatch, capsys):
+    whole = (folder / "past.csv").read_text().splitlines()
+    (tmp_path / "whole.csv").write_text("\n".join(whole[:62]))
+    rest = [*whole[:30], whole[29], *whole[31:62]]
+    stamps = [line.replace("2021-03-", "03/").replace(" ", "/2021 ", 1) for line in rest[1:]]
+    (tmp_path / "rest.csv").write_text("\n".join([whole[0].replace("date", "when"), *stamps]))
+    argv = [str(folder / "points"), "--data", str(tmp_path / "rest.csv")]
+    to = ["--to", str(tmp_path / "a.csv"), "--plot", ""]
+    flags: list[str] = []
+    for error, *flag in (
+        (
+            "may begin with its day or its month; set --date-format",
+            "--date-format",
+            "%m/%d/%Y %H:%M",
+        ),
+        ("set --duplicates", "--duplicates", "last"),
+        ("set --gaps", "--gaps", "previous"),
+    ):
+        for module, more in ((forecast, to), (evaluate, [])):
+            code, _, err = command(module, monkeypatch, capsys, *argv, *more, *flags)
+            assert code == 2
+            assert error in err
+        flags += flag
+    flags += ["--date-column", "when"]
+    assert command(forecast, monkeypatch, capsys, *argv, *to, *flags)[0] == 0
+    got = (tmp_path / "a.csv").read_text()
+    command(forecast, monkeypatch, capsys, *argv[:2], str(tmp_path / "whole.csv"), *to)
+    assert got.splitlines()[1:] == (tmp_path / "a.csv").read_text().splitlines()[1:]
+    code, out, _ = command(evaluate, monkeypatch, capsys, *argv, *flags, "--json")
+    assert (code, json.loads(out)["windows"]) == (0, 61 - 11)
+    for module in (evaluate,):
+        code, _, err = command(module, monkeypatch, capsys, argv[0], "--gaps", "previous")
+        assert (code, err) == (2, "error: --gaps is of a file that --data names; add it\n")
+
+
 BAD = {
     "another task": (["char"], "char is of the task 'char', expected 'series'"),
     "too few rows": (["past", "--data", "few.csv"], "few.csv has 7 rows, the model reads the last"),

@@ -1,6 +1,7 @@
 """The task ``series``: what is left to the data, what a run pins, its errors, exact resume."""
 
 import dataclasses
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,24 @@ def test_what_is_missing_is_neither_scaled_by_nor_scored(tmp_path):
         last = data.train.rows[windows.origins - 1, None, :2]
         errors = (last - windows.take(np.arange(len(windows.origins))).targets) ** 2
         assert_close(rows["last value"].metrics()["mse"], np.nanmean(errors, (0, 1)).mean())
+
+
+def test_the_order_of_day_and_month_is_that_of_the_runs_file(tmp_path):
+    for form, first in (("%d/%m/%Y", "2020-02-01"), ("%m/%d/%Y", "2020-01-02")):
+        days = [datetime.date(2020, 1, 1) + datetime.timedelta(k) for k in range(60)]
+        path = tmp_path / "a.csv"
+        path.write_text("d,x\n" + "\n".join(f"{d:{form}},{k % 7}" for k, d in enumerate(days)))
+        config = SeriesConfig(data=str(path), input_len=8, horizon=4)
+        task, data = SeriesTask.load(config)
+        facts = json.loads(json.dumps(data.facts))
+        assert facts["day_first"] is (form == "%d/%m/%Y")
+        (tmp_path / "b.csv").write_text("d,x\n01/02/2020,4\n")
+        again = SeriesTask.from_facts(task.config, facts)
+        assert again == task
+        assert str(again.read(str(tmp_path / "b.csv")).dates[0])[:10] == first
+        del facts["day_first"]  # of a run before there was this fact
+        older = SeriesTask.from_facts(task.config, facts)
+        assert "may begin with its day" in message(older.read, str(tmp_path / "b.csv"))
 
 
 # --- choices ---

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -40,6 +40,13 @@ class ReadOptions:
     gaps: Literal["error", "interpolate", "previous"] = "error"
 
 
+def reading(options: Any) -> dict[str, str]:
+    """What a command's options say of reading a file; those left to the run are left out."""
+    names = ("duplicates", "gaps", "date_column", "date_format")
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value not in ("", "auto")}
+
+
 @dataclasses.dataclass(frozen=True)
 class Series:
     """N steps of K columns: targets, covariates, known, in this order.
@@ -57,6 +64,7 @@ class Series:
     dates: np.ndarray | None  # (N,) datetime64[s]
     date_column: str
     frequency: Frequency | None
+    is_day_first: bool | None  # whether 1/2/2020 is in February; None: dates of other forms
     remarks: tuple[str, ...]  # what was found and done about it, for people
 
     @property
@@ -105,22 +113,28 @@ def made_series(num_weeks: int = 12) -> Series:
         dates=frequency.after(start, len(hours), first=0),
         date_column="date",
         frequency=frequency,
+        is_day_first=None,
         remarks=(),
     )
 
 
 def read_series(
-    path: str | os.PathLike[str], options: ReadOptions, frequency: Frequency | None = None
+    path: str | os.PathLike[str],
+    options: ReadOptions,
+    frequency: Frequency | None = None,
+    is_day_first: bool | None = None,
 ) -> Series:
     """The series of a CSV file, its missing parts filled as the options have it.
 
-    ``frequency``: that the dates must have; None: the one that they show. Raises InputError for a
-    file that ``read_table`` refuses, columns that are not there or not numbers, dates that can't
-    be read or lie between two steps, and for what is missing or there twice where the options
-    don't say what to do about it.
+    ``frequency``: that the dates must have; None: the one that they show; ``is_day_first``: of
+    dates that don't show it. Raises InputError for a file that ``read_table`` refuses, columns that
+    are not there or not numbers, dates that can't be read or lie between two steps, and for what is
+    missing or there twice where the options don't say what to do about it.
     """
     table = read_table(path)
-    date_index, dates, _ = find_dates(table, options.date_column, options.date_format)
+    date_index, dates, is_day_first = find_dates(
+        table, options.date_column, options.date_format, is_day_first
+    )
     targets, remarks = _targets(table, options, date_index)
     named = [
         *((name, "--targets") for name in targets),
@@ -162,6 +176,7 @@ def read_series(
         dates=None if dates is None else dates[begin : begin + len(values)],
         date_column="" if date_index is None else table.header[date_index],
         frequency=None if dates is None else frequency,
+        is_day_first=is_day_first,
         remarks=tuple(remarks),
     )
 

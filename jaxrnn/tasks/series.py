@@ -61,6 +61,7 @@ class SeriesTask:
     mase_scale: tuple[float, ...]  # of each target
     ends: tuple[int, int, int]  # of the rows to train on, to validate, to test
     start: str | None  # the first date
+    is_day_first: bool | None = None  # as the dates of the file showed
 
     name: ClassVar[str] = "series"
 
@@ -109,6 +110,7 @@ class SeriesTask:
             "mase_scale": list(self.mase_scale),
             "ends": list(self.ends),
             "start": self.start,
+            **({} if self.is_day_first is None else {"day_first": self.is_day_first}),
         }
 
     @classmethod
@@ -125,6 +127,7 @@ class SeriesTask:
             mase_scale=tuple(fact(facts, "mase_scale")),
             ends=tuple(fact(facts, "ends")),
             start=fact(facts, "start"),
+            is_day_first=facts.get("day_first"),
         )
 
     @classmethod
@@ -162,6 +165,7 @@ class SeriesTask:
                 mase_scale=tuple(mase_scale(measured, season)),
                 ends=ends,
                 start=None if series.dates is None else str(series.dates[0]),
+                is_day_first=series.is_day_first,
             )
         else:
             task = cls.from_facts(config, facts)
@@ -400,19 +404,22 @@ class SeriesTask:
         std, mean = (np.array([getattr(s, k) for s in scalers]) for k in ("std", "mean"))
         return values * std.reshape(shape) + mean.reshape(shape)
 
-    def read_evaluation(self, path: str) -> HeldOutWindows:
-        """See ``Task``: every window of a file."""
-        series = self.read(path)
+    def read_evaluation(self, path: str, **given: str) -> HeldOutWindows:
+        """See ``Task``: every window of a file; ``given`` as ``read`` has it."""
+        series = self.read(path, **given)
         needed = self.config.input_len + self.config.horizon
         if len(series.values) < needed:
             raise InputError(f"{path} has {len(series.values):,} rows, a window needs {needed:,}")
         rows = self.rows(series)
         return self.held_out(rows, 0, len(series.values), self.truth(series, rows))
 
-    def read(self, path: str) -> Series:
-        """Another file with the columns and the step of the run's."""
-        options = dataclasses.replace(_options(self.config), targets=self.targets)
-        series = read_series(path, options, self.frequency)
+    def read(self, path: str, **given: str) -> Series:
+        """Another file with the columns and the step of the run's.
+
+        ``given``: options of reading (``ReadOptions``) that are not the run's, by their names.
+        """
+        options = dataclasses.replace(_options(self.config), targets=self.targets, **given)
+        series = read_series(path, options, self.frequency, self.is_day_first)
         if self.frequency is not None and series.dates is None:
             raise InputError(
                 f"{path} has no column of dates, the run's series is {self.frequency.name}; name "
