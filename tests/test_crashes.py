@@ -86,7 +86,7 @@ STORIES = {
         ("kill_after", r"replace RUN/checkpoints/\.previous", 1),
         ("ENOSPC", f"write {BEST}", 1),
         ("kill_before", r"fsync RUN/checkpoints/\.last", 1),
-        ("kill_within", r"write RUN/\.loss.png", 3),
+        ("kill_within", r"write RUN/\.loss.png", 1),
         ("EIO", r"write RUN/\.drawings.svg", 1),
     ],
 }

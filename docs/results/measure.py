@@ -1,4 +1,4 @@
-"""Trains what docs/results.md speaks of, and writes down what comes out.
+"""Trains studies of longer runs from several seeds, and writes down what comes out.
 
     python docs/results/measure.py --data DIRECTORY --runs DIRECTORY etth1-96 etth1-192
 
