@@ -202,7 +202,7 @@ def measure_forecasts(
     """Of a run of the task ``series``."""
     from jaxrnn import report
     from jaxrnn.data.series import reading
-    from jaxrnn.tasks.series_forecasts import backtest, predictor
+    from jaxrnn.tasks.series_forecasts import backtest, note_of, predictor
 
     given = reading(options)
     if given and not options.data:
@@ -229,6 +229,7 @@ def measure_forecasts(
             )
     rows = backtest(task, predictor(task, skeleton, params), windows, options.stride)
     found: dict[str, Any] = {"data": name, "windows": next(iter(rows.values())).count}
+    found |= note_of(task, windows)
     found["rows"] = {label: errors.metrics() for label, errors in rows.items()}
     if options.backtest:
         found["targets"] = list(task.targets)

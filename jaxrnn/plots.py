@@ -95,6 +95,13 @@ class ForecastPanel:
     came: np.ndarray | None = None  # (N,) what came, where it is known
 
 
+def joined(panel: ForecastPanel) -> tuple[np.ndarray, np.ndarray]:
+    """x and quantiles of a forecast, begun at the last value of the past."""
+    last = np.repeat(panel.past[-1:, None], panel.quantiles.shape[1], 1)
+    x = np.concatenate([panel.past_x[-1:], panel.x])
+    return x, np.concatenate([last, panel.quantiles])
+
+
 def forecasts(path: Path, panels: Sequence[ForecastPanel], interval: str, title: str) -> None:
     """A panel below the other for each series: its last part, the forecast and its interval."""
     figure = Figure(figsize=(9, 1.2 + 2.6 * len(panels)), layout="constrained")
@@ -105,17 +112,17 @@ def forecasts(path: Path, panels: Sequence[ForecastPanel], interval: str, title:
         axes.set_title(panel.title, parse_math=False, fontsize="medium", loc="left")
         axes.grid(alpha=0.3)
         axes.plot(panel.past_x, panel.past, color="black", linewidth=1, label="past")
+        x, quantiles = joined(panel)
         if panel.came is not None:
-            axes.plot(
-                panel.x, panel.came, color="black", linewidth=1, alpha=0.45, label="what came"
-            )
-        middle = panel.quantiles[:, panel.quantiles.shape[1] // 2]
-        marker = "." if len(panel.x) == 1 else ""
-        axes.plot(panel.x, middle, color="tab:orange", marker=marker, label="forecast")
-        if panel.quantiles.shape[1] > 1:
-            low, high = panel.quantiles[:, 0], panel.quantiles[:, -1]
+            came = np.concatenate([panel.past[-1:], panel.came])
+            axes.plot(x, came, color="black", linewidth=1, alpha=0.45, label="what came")
+        middle = quantiles[:, quantiles.shape[1] // 2]
+        marker = "." if len(x) == 1 else ""
+        axes.plot(x, middle, color="tab:orange", marker=marker, label="forecast")
+        if quantiles.shape[1] > 1:
+            low, high = quantiles[:, 0], quantiles[:, -1]
             shade = {"color": "tab:orange", "alpha": 0.25, "linewidth": 0}
-            axes.fill_between(panel.x, low, high, label=interval, **shade)
+            axes.fill_between(x, low, high, label=interval, **shade)
         if np.issubdtype(panel.x.dtype, np.datetime64):
             locator = AutoDateLocator()
             axes.xaxis.set_major_locator(locator)

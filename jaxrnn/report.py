@@ -70,6 +70,8 @@ def forecast_errors(out: Console, part: str, found: dict[str, Any]) -> None:
             shown = (f"{row[name]:.5g}" if name in row else "" for row in rows.values())
             table.add_row(label, *shown)
     out.print(table)
+    if "note" in found:
+        out.print(f"note    {found['note']}", markup=False)
 
 
 def parameter_table(params: dict[str, jax.Array]) -> Table:
@@ -159,9 +161,10 @@ def outcome(console: Console, task: Any, run: Run, result: Outcome) -> None:
         console.print(
             metrics_table({name: row for name, row in rows.items() if row}, NOTES[task.name])
         )
-        if task.name == "series" and (run.path / "test.json").exists():
-            found = json.loads((run.path / "test.json").read_text(encoding="utf-8"))
-            forecast_errors(console, found["part"], found)
+    if task.name == "series" and (run.path / "test.json").exists():
+        found = json.loads((run.path / "test.json").read_text(encoding="utf-8"))
+        forecast_errors(console, found["part"], found)
+    if progress.best is not None:
         console.print(
             f"{ended} after step {result.step}, {line['time_s']:.0f} s; best {task.monitor} "
             f"{progress.best:.5g} at step {progress.best_step}",

@@ -269,3 +269,16 @@ def test_the_end_of_training_shows_the_test_part_beside_naive_forecasts(folder, 
         assert f"{found[name]['mase']:.5g}" in out
     assert f"python -m jaxrnn.forecast {run.path}" in out
     assert f"python -m torch_compat export {run.path}" in out
+
+
+def test_the_table_of_errors_needs_no_validation_and_says_what_it_lacks(folder, tmp_path, capsys):
+    options: dict[str, Any] = {"split": "100,0,50", "season": 120, "steps": 1}
+    config = config_of(str(folder / "past.csv"), run=str(tmp_path / "run"), **options)
+    run, outcome = train(config, "series")
+    task = TASKS["series"].from_facts(run.config, run.facts)
+    report.outcome(report.console(), task, run, outcome)
+    out = capsys.readouterr().out
+    assert "test, 47 windows" in out
+    assert "last value" in out
+    expected = "no row of the last season: it is 120 steps, the first window has 100 before it"
+    assert expected in out

@@ -110,12 +110,20 @@ def test_forecasts_continue_their_past(tmp_path, monkeypatch, has_interval):
     for axes in drawn:
         found = points(axes)
         assert [y for _, y in found["past"]] == [1.0, 1.5, 2.5]
-        assert [y for _, y in found["forecast"]] == [2.0, 3.0]
+        assert [y for _, y in found["forecast"]] == [2.5, 2.0, 3.0]
         assert len(axes.collections) == has_interval
-    assert [y for _, y in points(first)["what came"]] == [2.0, 2.5]
+    assert [y for _, y in points(first)["what came"]] == [2.5, 2.0, 2.5]
     assert "what came" not in points(second)
     assert (first.get_xlabel(), second.get_xlabel()) == ("", "step")
     if has_interval:
         (band,) = second.collections
         corners = {tuple(v) for v in band.get_paths()[0].vertices.tolist()}
-        assert {(3.0, 1.0), (4.0, 0.0), (3.0, 4.0), (4.0, 5.0)} <= corners
+        assert {(2.0, 2.5), (3.0, 1.0), (4.0, 0.0), (3.0, 4.0), (4.0, 5.0)} <= corners
+
+
+def test_a_forecast_begins_at_the_last_value_of_the_past():
+    past_x, x = np.arange(3), np.arange(3, 5)
+    panel = plots.ForecastPanel("x", past_x, np.array([1.0, 2, 7]), x, np.array([[4.0, 5, 6]] * 2))
+    steps, quantiles = plots.joined(panel)
+    np.testing.assert_array_equal(steps, [2, 3, 4])
+    np.testing.assert_array_equal(quantiles, [[7, 7, 7], [4, 5, 6], [4, 5, 6]])

@@ -357,3 +357,27 @@ def test_years_and_stamps_are_dates_by_their_name(table):
     series = read(table("time,x\n0,5\n10,3\n25,8\n30,9\n"))
     assert series.targets == ("x",)
     assert "'time' only counts the rows" in series.remarks[0]
+
+
+# --- what to do ---
+
+
+def test_messages_say_what_to_do(table):
+    path = table("date,x\n2020-01-01,1\n")
+    assert message(split_rows, "0.7,0.1,0.2", read(path)).startswith(f"{path} has 1 row")
+    path = table("date,store,x\n2020-01-01,A,1\n2020-01-01,B,2\n2020-01-02,A,3\n")
+    text = message(read, path)
+    assert "they are of 'A' and 'B' in column 'store': give each a file of its own" in text
+    assert "--duplicates" not in text
+    path = table("date,time,x\n2020-01-01,01:00,1\n2020-01-01,02:00,2\n2020-01-02,01:00,3\n")
+    assert "their times are in column 'time': write date and time into one" in message(read, path)
+    path = table("date,x\n2020-01-31,1\n2020-02-28,2\n2020-03-31,3\n2020-04-30,1\n2020-05-29,3\n")
+    assert "are one a month, on days that differ; write months alone, as 2020-01" in message(
+        read, path
+    )
+
+
+def test_a_blank_line_is_no_row(table):
+    path = table("date,x\n2020-01-01,1\n\n2020-01-02,2\n2020-01-03,x\n")
+    assert "line 5: 'x' in column 'x'" in message(read, path, targets=("x",))
+    assert read(table("x\n1\n\n3\n")).values.tolist() == [[1], [3]]

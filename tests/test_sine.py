@@ -142,7 +142,7 @@ def test_a_ragged_row_names_its_line(table):
         f"{path}, line 3: 1 field, expected 2 as in the header; fill in or remove the row"
     )
     path = table("date,a\nx,1\n\nInternational airline passengers, in thousands, monthly\n")
-    assert message(read_column, path).startswith(f"{path}, line 3: 0 fields, expected 2")
+    assert message(read_column, path).startswith(f"{path}, line 4: 3 fields, expected 2")
     path = table("date,a\nx,1\nThe end, in thousands, monthly\n")
     assert message(read_column, path).startswith(f"{path}, line 3: 3 fields, expected 2")
 

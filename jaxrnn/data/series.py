@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -256,8 +257,8 @@ def _without_duplicates(
         k = int(np.nonzero(~first)[0][0])
         raise InputError(
             f"{table.path} has {count:,} rows whose date was there before, the first in line "
-            f"{lines[k]} ({show_date(dates[k])}, as in line {lines[k - 1]}); set --duplicates "
-            "first, last or mean"
+            f"{lines[k]} ({show_date(dates[k])}, as in line {lines[k - 1]}); "
+            + _advice(table, int(lines[k - 1]), int(lines[k]))
         )
     (starts,) = np.nonzero(first)
     if options.duplicates == "mean":
@@ -271,6 +272,20 @@ def _without_duplicates(
     what = "their mean" if options.duplicates == "mean" else f"the {options.duplicates}"
     remarks.append(f"of {count:,} rows with a date that was there before, {what} is taken")
     return dates[starts], kept, lines[starts]
+
+
+def _advice(table: Table, before: int, line: int) -> str:
+    """What to do about two rows of one date, by what they differ in."""
+    one, two = (table.rows[table.lines.index(k)] for k in (before, line))
+    for name, a, b in zip(table.header, one, two, strict=True):
+        if a != b and all(re.fullmatch(r"\s*\d{1,2}:\d{2}(:\d{2})?\s*", text) for text in (a, b)):
+            return f"their times are in column {name!r}: write date and time into one column"
+        if a != b and table.number(a) is None and table.number(b) is None and a and b:
+            return (
+                f"they are of {a!r} and {b!r} in column {name!r}: give each a file of its own, or "
+                "a column"
+            )
+    return "set --duplicates first, last or mean"
 
 
 def _on_grid(
@@ -287,6 +302,12 @@ def _on_grid(
     off = (places < 0) | (np.diff(places, prepend=-1) < 1)
     if off.any():
         k = int(np.nonzero(off)[0][0])
+        months = dates.astype("datetime64[M]").astype(np.int64)
+        if len(months) > 2 and (np.diff(months) == 1).all():
+            raise InputError(
+                f"{table.path}, line {lines[k]}: {show_date(dates[k])} and others are one a month, "
+                "on days that differ; write months alone, as 2020-01"
+            )
         raise InputError(
             f"{table.path}, line {lines[k]}: {show_date(dates[k])} lies between two steps of a "
             f"series that is {frequency.name}; correct it, or take rows as they are with "
@@ -402,6 +423,8 @@ def split_rows(split: str, series: Series) -> tuple[int, int, int]:
                 f"--split is {split!r}, {test:,} rows, of which there are {num_rows:,}"
             )
         ends = (train, valid, test)
+    if num_rows < 2:
+        raise InputError(f"{series.path} has {num_rows} row, expected some to learn from; add rows")
     if not 0 < ends[0] <= ends[1] <= ends[2]:
         raise InputError(f"--split is {split!r}, which leaves no rows to train on")
     return ends

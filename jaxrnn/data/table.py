@@ -185,6 +185,8 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     rows, lines = [], []
     try:
         for row in reader:
+            if rows and not row:  # a blank line
+                continue
             rows.append(row)
             lines.append(reader.line_num)
     except csv.Error as error:

@@ -42,7 +42,7 @@ from jaxrnn.forecast_errors import ForecastErrors, mase_scale, naive
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.horizon import HEADS, HorizonModel
 from jaxrnn.tasks.series_choices import chosen
-from jaxrnn.tasks.series_forecasts import backtest, panels, predictor
+from jaxrnn.tasks.series_forecasts import backtest, note_of, panels, predictor
 from jaxrnn.tasks.task import Data, check_pinned, digest_of, dtypes, fact, pin
 
 EVAL_BATCH = 128  # windows
@@ -379,6 +379,7 @@ class SeriesTask:
             "part": name,
             "windows": windows.num_counted,
             "rows": {k: of.metrics() for k, of in backtest(self, predict, windows).items()},
+            **note_of(self, windows),
         }
         files.write_atomically(path / "test.json", (json.dumps(found, indent=1) + "\n").encode())
         past, known, came = windows.take(np.array([windows.num_counted - 1]))

@@ -80,6 +80,17 @@ def backtest(
     return rows
 
 
+def note_of(task: Any, windows: HeldOutWindows) -> dict[str, str]:
+    """Why there is no row of the last season, where the series has one, under the name 'note'."""
+    first = int(windows.origins[0])
+    if task.season <= max(first, 1):
+        return {}
+    return {
+        "note": f"no row of the last season: it is {task.season} steps, the first window has "
+        f"{first} before it"
+    }
+
+
 def ahead(
     task: Any, predict: Predictor, rows: Float[np.ndarray, "S I"], origin: int, num_steps: int
 ) -> Float64[np.ndarray, "M C K"]:
