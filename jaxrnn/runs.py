@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxrnn import checkpoint, files
-from jaxrnn.config import TrainConfig, from_values, read_toml, to_toml
-from jaxrnn.errors import InputError
+from jaxrnn.config import TrainConfig, from_values, is_nested, read_toml, to_toml
+from jaxrnn.errors import InputError, shown
 from jaxrnn.version import __version__
 
 FORMAT = 2
@@ -88,16 +88,21 @@ class Run:
             version, facts, about = content["format"], content["facts"], content["about"]
             if not (isinstance(facts, dict) and isinstance(about, dict)):
                 raise TypeError("facts and about must be objects")
+            if is_nested(content):
+                raise RecursionError("nested too deep")
         except FileNotFoundError:
             raise InputError(f"{path} is not a run directory: it has no run.json") from None
         except OSError as error:
             raise InputError(f"can't read {path / 'run.json'}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path / 'run.json'} is damaged: {error!r}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"{path / 'run.json'} is damaged: {shown(error)}, expected an object with format, "
+                "facts and about; put a copy of it back, or start a new run"
+            ) from None
         if version not in (FORMAT, *OLDER):
             raise InputError(
-                f"{path} has run format {version}, this version reads up to {FORMAT}; it was made "
-                "by another version of jaxrnn"
+                f"{path} has run format {shown(version)}, this version reads up to "
+                f"{FORMAT}; it was made by another version of jaxrnn"
             )
         values = read_toml(path / "config.toml")
         renamed = OLDER.get(version, {})

@@ -4,6 +4,8 @@ Drawn and altered options, files and run directories; here some hundred of each,
 thousand. Cases made by hand are beside what they are about (``test_train``, ``test_series``, ...).
 """
 
+import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from unchecked_config import config_module
 
 from jaxrnn import checkpoint, runs, sample, train
+from jaxrnn.config import CONFIGS as CONFIG_CLASSES
 from jaxrnn.config import CharConfig, SeriesConfig
 from jaxrnn.data.drawings import read_drawings
 from jaxrnn.errors import InputError
@@ -240,20 +243,57 @@ def test_run_directories(name, run, count, monkeypatch):
     drawn(count, altered(whole), read)
 
 
-def test_facts_of_any_kind(run, count):
+def places_in(values: Any, place: tuple = ()) -> list[tuple]:
+    """Where there is something in JSON: keys and numbers from the outermost on."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values)
+    found = []
+    for key, inner in pairs:
+        found.append((*place, key))
+        if isinstance(inner, dict | list):
+            found += places_in(inner, found[-1])
+    return found
+
+
+def put(values: Any, place: tuple, new: Any) -> Any:
+    """The JSON with another value in a place."""
+    if not place:
+        return new
+    key, *rest = place
+    values = copy.copy(values)
+    if isinstance(values, list | dict):
+        with contextlib.suppress(LookupError, TypeError):  # another change has taken it away
+            values[key] = put(values[key], tuple(rest), new)
+    return values
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_facts_of_any_kind(task, tmp_path, count):
+    config = CONFIG_CLASSES[task](run=str(tmp_path / "a"))
+    _, data = TASKS[task].load(config)
+    run = Run.create(task, config, data.facts)
     path = run.path / "run.json"
-    about = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     anything = st.recursive(
         VALUES, lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(ODD, v, max_size=3))
     )
-    facts = st.dictionaries(st.sampled_from(["vocabulary", "digest", "x"]), anything, max_size=3)
+    places = st.sampled_from(places_in(content["facts"]))
+    changes = st.lists(st.tuples(places, anything), min_size=1, max_size=3)
 
-    def read(values):
-        path.write_text(json.dumps(about | {"facts": values}))
+    def read(changes):
+        facts = content["facts"]
+        for place, value in changes:
+            facts = put(facts, place, value)
+        path.write_text(json.dumps(content | {"facts": facts}))
         opened = Run.open(run.path)
-        TASKS[opened.task].from_facts(opened.config, opened.facts)
+        made = TASKS[task].from_facts(opened.config, opened.facts)
+        if task == "series":
+            made.errors()
+            if made.frequency is not None and made.start is not None:
+                assert made.frequency.name
+                assert len(made.frequency.after(np.datetime64(made.start), 100)) == 100
+                TASKS[task].load(opened.config, opened.facts)
 
-    drawn(count, facts, read)
+    drawn(count, changes, read)
 
 
 def test_checkpoints(run, count):

@@ -106,19 +106,26 @@ def test_what_is_not_a_run_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"3", b"{}", b'{"format": 1}', b'{"format": 1, "facts": 3}', b"\xff\xfe"],
+    [
+        *(b"", b"{", b"[]", b"3", b"{}", b'{"format": 1}', b'{"format": 1, "facts": 3}'),
+        *(b"\xff\xfe", b"\xff" * 10**5, b"1" * 5000, b"[" * 10**5),
+        b'{"format": 2, "about": {}, "facts": {"a": ' + b"[" * 9 + b"]" * 9 + b"}}",
+    ],
 )
 def test_a_damaged_run_json_is_refused(run, content):
     (run.path / "run.json").write_bytes(content)
-    assert message(Run.open, run.path).startswith(f"{run.path / 'run.json'} is damaged: ")
+    text = message(Run.open, run.path)
+    assert text.startswith(f"{run.path / 'run.json'} is damaged: ")
+    assert text.endswith("put a copy of it back, or start a new run")
+    assert len(text) < 300
 
 
 def test_another_format_is_refused(run):
     about = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps(about | {"format": "x"}))
     assert message(Run.open, run.path) == (
-        f"{run.path} has run format x, this version reads up to 2; it was made by another version "
-        "of jaxrnn"
+        f"{run.path} has run format 'x', this version reads up to 2; it was made by another "
+        "version of jaxrnn"
     )
 
 

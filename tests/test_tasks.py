@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from tolerances import assert_close
 
-from jaxrnn.config import CharConfig, SineConfig
+from jaxrnn.config import CONFIGS, CharConfig, SineConfig
 from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.tasks import TASKS, HeldOut
@@ -197,6 +197,78 @@ def test_facts_of_another_version_are_refused(task_name, text_file, rows_file):
     config: Any = char_config(text_file) if task_name == "char" else series_config(rows_file)
     for use in (TASKS[task_name].load, TASKS[task_name].from_facts):
         assert "run.json" in message(use, config, {})
+
+
+DAMAGED = {
+    "series": [
+        *(("targets", value) for value in (3, None, [], ["a", "a"], [1], "ab", ["\ud800"])),
+        *(("scalers", value) for value in (3, {}, [], [{"mean": 0.0, "std": 1.0}] * 9, "abc")),
+        *(("scalers", [{"mean": 0.0, "std": 10**400}]), ("scalers", [None])),
+        *(("calendar", value) for value in (3, "hour", ["hours"], ["hour", "hour"], [[]], [3])),
+        *(("frequency", value) for value in (3, [], {}, {"unit": "years"}, {"step": 1})),
+        *(
+            ("frequency", {"unit": "seconds", "step": step, "month_end": False})
+            for step in (1.5, 0, True, "1", None, 10**13)
+        ),
+        *(("frequency", {"unit": "months", "month_end": 1}), ("frequency", {"unit": []})),
+        *(("season", value) for value in (-1, 0, "x", 1.5, True, None, 2**60)),
+        *(("mase_scale", value) for value in (3, [], ["a"], [0.0], [-1.0], [math.nan], [10**400])),
+        *(("ends", value) for value in (3, [1], [0, 0, 0], [3, 2, 4], ["1", "2", "3"], [1.0] * 3)),
+        *(("ends", [1, 2, 2**60]), ("ends", [1, 2, 3, 4])),
+        *(("start", value) for value in (3, "zz", "now", "NaT", "2020-01", "2020-13-01T00:00:00")),
+        *(("start", "2020-01-01T00:00:00Z"), ("start", "2020-01-01T99:00:00")),
+    ],
+    "sine": [
+        *(("target", value) for value in (3, None, ["a"], "\ud800")),
+        *(("scaler", value) for value in (3, {}, {"mean": "0", "std": 1.0})),
+    ],
+    "sketch": [
+        *(("classes", value) for value in (3, "abc", [], ["a", "a"], [1], ["\ud800"], [["a"]])),
+        *(
+            (name, value)
+            for name in ("scale", "extent")
+            for value in ("1", None, 0, -1.0, math.nan, math.inf, 1e31, 1e-31, True, 10**400)
+        ),
+        *(("num_points", value) for value in (0, -1, 1.5, "9", True, None, 10**9)),
+        *(("start", value) for value in (3, [], [1.0], [1, 2, 3], ["a", "b"], [math.inf, 0], None)),
+    ],
+    "char": [("vocabulary", value) for value in (3, None, [], {"kind": "characters"})],
+}
+
+
+@pytest.mark.parametrize("task_name", DAMAGED)
+def test_damaged_facts_are_named(task_name):
+    _, data = TASKS[task_name].load(CONFIGS[task_name]())
+    config, facts = CONFIGS[task_name](), json.loads(json.dumps(data.facts))
+    TASKS[task_name].from_facts(config, facts)
+    for name, value in DAMAGED[task_name]:
+        text = message(TASKS[task_name].from_facts, config, facts | {name: value})
+        assert name.rstrip("s") in text, (name, value)
+        assert "expected" in text
+        assert len(text) < 300
+        if name not in ("scaler", "scalers", "vocabulary"):  # which other files hold, too
+            assert text.startswith(f"run.json's {name} is ")
+            assert text.endswith("it is damaged; put a copy of it back, or start a new run")
+    for name in facts:
+        if (task_name, name) != ("sketch", "start") and name != "digest":
+            left = {key: value for key, value in facts.items() if key != name}
+            assert message(TASKS[task_name].from_facts, config, left).startswith(
+                f"run.json has no {name}, expected it among its facts"
+            )
+
+
+@pytest.mark.parametrize(
+    ("task_name", "name", "value", "expected"),
+    [
+        ("series", "targets", ["other"], "run.json's targets are ['other'] and its ends ["),
+        ("series", "ends", [1, 2, 10**9], "its ends [1, 2, 1000000000], its data have ["),
+        ("sketch", "classes", ["a", "b"], "run.json has 2 classes, its data have 1: it is damaged"),
+    ],
+)
+def test_facts_that_are_not_the_datas_are_refused(task_name, name, value, expected):
+    config = CONFIGS[task_name]()
+    _, data = TASKS[task_name].load(config)
+    assert expected in message(TASKS[task_name].load, config, data.facts | {name: value})
 
 
 # --- the lesson's sine ---

@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from jaxrnn.data.date_text import DATES
-from jaxrnn.errors import InputError
+from jaxrnn.errors import InputError, shown
 
 DAY = 86_400  # seconds
+_LONGEST = 10**12  # seconds of a step: 31,700 years, and 100,000 of them fit into 64 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,20 @@ class Frequency:
     @classmethod
     def from_dict(cls, values: Any) -> Frequency:
         """The one that ``to_dict`` gave; raises InputError for anything else."""
-        try:
-            found = cls(**values)
-            if found.unit in ("seconds", "months", "weekdays") and int(found.step) >= 1:
-                return found
-        except (TypeError, ValueError):
-            pass
-        raise InputError(f"run.json's frequency is {values!r}: it is damaged")
+        given = {"step": 1, "month_end": False, **values} if isinstance(values, dict) else {}
+        if (
+            given.keys() == {"unit", "step", "month_end"}
+            and given["unit"] in ("seconds", "months", "weekdays")
+            and (type(given["step"]), type(given["month_end"])) == (int, bool)
+            and given["step"] >= 1
+            and (found := cls(**given)).seconds <= _LONGEST
+        ):
+            return found
+        raise InputError(
+            f"run.json's frequency is {shown(values)}, expected a unit (seconds, months or "
+            "weekdays), a step of at least 1 and month_end: it is damaged; put a copy of it back, "
+            "or start a new run"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
-from jaxrnn.errors import InputError
+from jaxrnn.errors import InputError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,11 @@ class Scaler:
             or set(values) != {"mean", "std"}
             or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values.values())
         ):
-            raise InputError(f"the scaler is {values!r}, expected an object with mean and std")
-        return cls(float(values["mean"]), float(values["std"]))
+            raise InputError(f"the scaler is {shown(values)}, expected an object with mean and std")
+        try:
+            return cls(float(values["mean"]), float(values["std"]))
+        except OverflowError:  # a whole number of hundreds of digits
+            raise InputError(f"the scaler is {shown(values)}, expected finite numbers") from None
 
     def to_dict(self) -> dict[str, float]:
         """As JSON can hold it."""

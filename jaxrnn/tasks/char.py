@@ -18,7 +18,8 @@ from jaxrnn.data import text
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.char_lm import CharLM, generate
 from jaxrnn.models.min_blocks import MinCharLM
-from jaxrnn.tasks.task import Data, HeldOut, body_options, check_pinned, digest_of, fact, pin
+from jaxrnn.tasks.facts import fact
+from jaxrnn.tasks.task import Data, HeldOut, body_options, check_pinned, digest_of, pin
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ from jaxrnn.data.streams import Streams
 from jaxrnn.errors import InputError
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.forecaster import Forecaster
-from jaxrnn.tasks.task import Data, HeldOut, body_options, check_pinned, digest_of, fact, pin
+from jaxrnn.tasks.facts import fact, is_text
+from jaxrnn.tasks.task import Data, HeldOut, body_options, check_pinned, digest_of, pin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class SineTask:
     @classmethod
     def from_facts(cls, config: SineConfig, facts: dict[str, Any]) -> SineTask:
         """The task of an existing run."""
-        return cls(config, Scaler.from_dict(fact(facts, "scaler")), fact(facts, "target"))
+        target = fact(facts, "target", is_text, "a column's name")
+        return cls(config, Scaler.from_dict(fact(facts, "scaler")), target)
 
     @classmethod
     def load(cls, config: SineConfig, facts: dict[str, Any] | None = None) -> tuple[SineTask, Data]:

@@ -28,7 +28,8 @@ from jaxrnn.mixture import kl_nats, offset_nats, pen_nats, split_outputs
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.sketch_drawing import Pen
 from jaxrnn.models.sketch_rnn import SketchRNN
-from jaxrnn.tasks.task import Data, Validation, check_pinned, digest_of, dtypes, fact, pin
+from jaxrnn.tasks.facts import LARGEST, fact, is_count, is_list, is_names, is_number, is_size
+from jaxrnn.tasks.task import Data, Validation, check_pinned, digest_of, dtypes, pin
 
 TEMPERATURE = 0.4  # of the drawings that are shown
 
@@ -109,11 +110,15 @@ class SketchTask:
     @classmethod
     def from_facts(cls, config: SketchConfig, facts: dict[str, Any]) -> SketchTask:
         """The task of an existing run."""
-        classes = tuple(fact(facts, "classes"))
-        scale, extent = float(fact(facts, "scale")), float(fact(facts, "extent"))
-        x, y = facts.get("start", (0.0, 0.0))  # runs of older versions have none
-        start = (float(x), float(y))
-        return cls(config, classes, scale, int(fact(facts, "num_points")), extent, start)
+        is_classes = lambda value: is_names(value) and value != []  # noqa: E731
+        classes = tuple(fact(facts, "classes", is_classes, "a list of names, each once"))
+        size = f"a number above 0, at most {LARGEST:g}"
+        scale, extent = (float(fact(facts, name, is_size, size)) for name in ("scale", "extent"))
+        is_points = lambda value: is_count(value, 10**6)  # noqa: E731
+        num_points = fact(facts, "num_points", is_points, "a whole number from 1 to 1,000,000")
+        older = {"start": [0.0, 0.0]}  # runs of older versions have none
+        x, y = fact(older | facts, "start", is_list(is_number, 2), "two numbers")
+        return cls(config, classes, scale, num_points, extent, (float(x), float(y)))
 
     @classmethod
     def load(
@@ -142,6 +147,11 @@ class SketchTask:
             ),
         }
         pin(found, facts, config)
+        if len(task.classes) != len(read.classes):
+            raise InputError(
+                f"run.json has {len(task.classes)} classes, its data have {len(read.classes)}: it "
+                "is damaged; put a copy of it back, or start a new run"
+            )
         batches = SketchBatches(
             read.train.drawings,
             read.train.classes,

@@ -24,6 +24,7 @@ from jaxrnn.config import StreamConfig, TrainConfig
 from jaxrnn.data.streams import Window, windows
 from jaxrnn.errors import InputError
 from jaxrnn.models import Params, Skeleton
+from jaxrnn.tasks.facts import fact
 
 
 @runtime_checkable
@@ -183,13 +184,6 @@ def digest_of(*arrays: np.ndarray) -> str:
     for array in arrays:
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
-
-
-def fact(facts: dict[str, Any], name: str) -> Any:
-    """One of a run's facts; raises InputError where it is missing."""
-    if name not in facts:
-        raise InputError(f"run.json has no {name}: it is damaged or of another version")
-    return facts[name]
 
 
 def check_pinned(pinned: dict[str, Any] | None) -> None:
