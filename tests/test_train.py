@@ -535,6 +535,7 @@ def test_a_run_that_was_there_before_is_kept_though_it_is_too_large(
     shutil.copytree(folder / "run", "a")
     shutil.rmtree("a/checkpoints")
     os.mkdir("a/checkpoints")
+    Path("a/metrics.jsonl").unlink()  # as of a run that was killed before the first
 
     def exhausted(*_, **__):
         raise MemoryError
