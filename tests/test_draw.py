@@ -105,6 +105,18 @@ def test_endings_do_not_depend_on_where_a_drawing_stands_nor_on_its_unit(
         np.testing.assert_allclose(2 * got[:, :2], drawing[:, :2], atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("name", ["a.svg", "a.json"])
+def test_a_span_that_float32_does_not_hold_is_refused(runs, tmp_path, monkeypatch, capsys, name):
+    path = tmp_path / name
+    arguments = ("--prefix", runs / "begun.json", "--to", path, "--span", "1e308")
+    code, _, err = command(monkeypatch, capsys, runs / "plain", *arguments)
+    assert code == 2
+    assert "expected finite offsets; lower --span" in err
+    assert err.count("\n") == 1
+    assert not path.exists()
+
+
 def test_a_drawing_is_drawn_again_as_of_its_own_class(runs, tmp_path, monkeypatch, capsys):
     dogs = runs / "dogs.npz"
     found = {}

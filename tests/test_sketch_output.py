@@ -50,6 +50,23 @@ def test_what_is_drawn_is_read_back(tmp_path_factory, seed, scale, animated):
     np.testing.assert_allclose(got, given, atol=2e-4 * max(side, 1e-3))
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_coordinates_that_are_not_finite_are_refused(bad):
+    drawings = [CORNER, drawing([1, 2, 0], [3, bad, 1])]
+    expected = (
+        f"drawing 2 of 2 has the point [3.0, {bad}, 1.0], expected finite offsets; lower --span, or"
+        " the coordinates of the file that was given"
+    )
+    assert message(to_svg, drawings) == message(to_json, drawings) == expected
+    assert message(to_svg, drawings[1]) == expected.replace("2 of 2", "1 of 1")
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e37])
+def test_the_least_and_largest_that_float32_holds_are_drawn(size):
+    given = drawing([size, 0, 0], [0, size, 1], [size, size, 1])
+    assert len(paths(to_svg(given))) == 2
+
+
 def test_several_are_fitted_into_a_grid(tmp_path):
     drawings = [stretched(CORNER, k + 1.0) for k in range(5)]
     svg = to_svg(drawings)

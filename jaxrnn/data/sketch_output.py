@@ -39,7 +39,10 @@ def to_svg(
     A path is a stroke. ``num_columns`` 0 makes a grid as square as can be. The first
     ``num_prefix`` points of each drawing are of another colour, which divides a stroke that goes
     on beyond them. With ``seconds`` drawings draw themselves in that time, over and over (SMIL).
+
+    Raises InputError for coordinates that are not finite.
     """
+    _check_finite([drawings] if isinstance(drawings, np.ndarray) else drawings)
     if isinstance(drawings, np.ndarray):
         left, top, side = _box(to_lines(drawings))
         body = _group(drawings, side, "", num_prefix, seconds)
@@ -60,7 +63,11 @@ def to_svg(
 
 
 def to_json(drawings: Sequence[Drawing]) -> str:
-    """Drawings as JSON, from which ``from_json`` makes them again to the bit."""
+    """Drawings as JSON, from which ``from_json`` makes them again to the bit.
+
+    Raises InputError for coordinates that are not finite, which JSON has no way to write.
+    """
+    _check_finite(drawings)
     # Through text, because 0.1 in float32 is 0.10000000149011612 in float64.
     numbers = [drawing.astype(str).astype(np.float64).tolist() for drawing in drawings]
     shortened = [
@@ -68,6 +75,17 @@ def to_json(drawings: Sequence[Drawing]) -> str:
         for drawing in numbers
     ]
     return json.dumps(shortened, separators=(",", ":"))
+
+
+def _check_finite(drawings: Sequence[AnyDrawing]) -> None:
+    """Raise InputError for what float32 could not hold in the unit that was asked for."""
+    for k, drawing in enumerate(drawings):
+        if not np.isfinite(drawing).all():
+            point = drawing[int(np.isfinite(drawing).all(axis=1).argmin())].tolist()
+            raise InputError(
+                f"drawing {k + 1} of {len(drawings)} has the point {point}, expected finite"
+                " offsets; lower --span, or the coordinates of the file that was given"
+            )
 
 
 def from_json(text: str, name: str = "the drawings") -> list[Drawing]:
