@@ -2,12 +2,14 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import jax
 import pytest
 import torch
 import tyro
+from packaging.requirements import Requirement
 
 from jaxrnn import cli, draw, evaluate, forecast, train
 from torch_compat import __main__ as compat
@@ -75,3 +77,17 @@ def test_the_two_commands_come_first_and_install_by_the_constraints():
         == ("python -m pip install -c constraints.txt . && python -m jaxrnn.train")
     )
     assert second == "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest"
+
+
+def test_every_requirement_has_an_upper_bound_and_what_is_pinned_lies_below_it():
+    folder = Path(__file__).parents[1]
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (folder / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    extras = project["optional-dependencies"].values()
+    named = [Requirement(text) for texts in (project["dependencies"], *extras) for text in texts]
+    others = [requirement for requirement in named if requirement.name != "jaxrnn"]
+    assert len(others) > 20
+    for requirement in others:
+        assert "<" in [of.operator for of in requirement.specifier], requirement
+        assert pinned[requirement.name] in requirement.specifier
