@@ -268,9 +268,8 @@ def put(values: Any, place: tuple, new: Any) -> Any:
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_facts_of_any_kind(task, tmp_path, count):
-    config = CONFIG_CLASSES[task](run=str(tmp_path / "a"))
-    _, data = TASKS[task].load(config)
-    run = Run.create(task, config, data.facts)
+    made, data = TASKS[task].load(CONFIG_CLASSES[task](run=str(tmp_path / "a")))
+    run = Run.create(task, made.config, data.facts)
     path = run.path / "run.json"
     content = json.loads(path.read_text())
     anything = st.recursive(

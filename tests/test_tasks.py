@@ -271,6 +271,12 @@ def test_facts_that_are_not_the_datas_are_refused(task_name, name, value, expect
     assert expected in message(TASKS[task_name].load, config, data.facts | {name: value})
 
 
+def test_a_whole_number_in_json_is_a_float():
+    task, data = TASKS["series"].load(CONFIGS["series"]())
+    (scale,) = TASKS["series"].from_facts(task.config, data.facts | {"mase_scale": [3]}).mase_scale
+    assert (scale, type(scale)) == (3.0, float)
+
+
 # --- the lesson's sine ---
 
 

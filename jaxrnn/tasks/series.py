@@ -144,7 +144,7 @@ class SeriesTask:
             ),
             frequency=None if frequency is None else Frequency.from_dict(frequency),
             season=fact(facts, "season", is_count, "a whole number, at least 1"),
-            mase_scale=tuple(mase_scale),
+            mase_scale=tuple(map(float, mase_scale)),
             ends=tuple(fact(facts, "ends", _is_ends, "three row numbers, ascending, above 0")),
             start=fact(facts, "start", _is_start, "null, or a date as 2016-07-01T00:00:00"),
             is_day_first=_order(facts),
