@@ -82,7 +82,8 @@ def run_command(argv: list[str]) -> int:
         raise InputError(f"{options.run} is of the task {task.name!r}, expected 'series'")
 
     from jaxrnn import plots, report
-    from jaxrnn.data.series import made_series, reading, show_date
+    from jaxrnn.data.date_text import show_date
+    from jaxrnn.data.series import made_series, reading
     from jaxrnn.tasks.series_forecasts import ahead, panels, predictor
 
     config, path = task.config, options.data or task.config.data
@@ -101,7 +102,8 @@ def run_command(argv: list[str]) -> int:
     rows = task.rows(series, num_steps)
     quantiles = ahead(task, predictor(task, skeleton, params), rows, origin, num_steps)
     dates = series.future_dates(num_steps)
-    text = to_csv(task, series.date_column, dates, origin, task.unscaled(quantiles, 1))
+    zone = "+00:00" if series.is_utc else ""
+    text = to_csv(task, series.date_column, dates, zone, origin, task.unscaled(quantiles, 1))
     x = np.arange(origin - config.input_len, origin + num_steps)
     if series.dates is not None and dates is not None:
         x = np.concatenate([series.dates[-config.input_len :], dates])
@@ -156,9 +158,17 @@ def check_outputs(options: ForecastOptions, data: str) -> None:
 
 
 def to_csv(
-    task: Any, date_column: str, dates: np.ndarray | None, origin: int, quantiles: np.ndarray
+    task: Any,
+    date_column: str,
+    dates: np.ndarray | None,
+    zone: str,
+    origin: int,
+    quantiles: np.ndarray,
 ) -> str:
-    """A header, and a row for each step; quantiles (N, C, K) are in the data's unit."""
+    """A header, and a row for each step; quantiles (N, C, K) are in the data's unit.
+
+    ``zone`` follows times: their offset from UTC.
+    """
     levels, file = task.config.levels, io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     header = [date_column if dates is not None else "step"]
@@ -171,7 +181,7 @@ def to_csv(
     middle = levels.index(0.5)
     order = [middle, *(k for k in range(len(levels)) if k != middle)]
     for k, values in enumerate(quantiles):
-        stamp = origin + k + 1 if stamps is None else str(stamps[k]).replace("T", " ")
+        stamp = origin + k + 1 if stamps is None else str(stamps[k]).replace("T", " ") + zone
         writer.writerow([stamp, *(f"{v:.9g}" for v in values[:, order].ravel())])
     return file.getvalue()
 

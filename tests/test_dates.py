@@ -42,14 +42,28 @@ def dates(*texts: str) -> np.ndarray:
         (["Jan-20", "Dec 1999"], ["2020-01-01", "1999-12-01"]),
         (["Wed, 01 Jan 2020 10:00:00 GMT"], ["2020-01-01T10:00"]),
         (["01/31/2020 01:00 PM", "01/31/2020 12:30 am"], ["2020-01-31T13:00", "2020-01-31T00:30"]),
-        (["2020-01-01 00:00:00+00", "2020-01-01 00:00:00-05"], ["2020-01-01", "2020-01-01T05:00"]),
+        (["2020-01-01 06:00+00", "2020-01-01 06:00-05"], ["2020-01-01T06:00", "2020-01-01T11:00"]),
+        (["2020-03-29 00:00+01:00", "2020-03-30 00:00+02:00"], ["2020-03-29", "2020-03-30"]),
         (["2020-01-01 00:00:00 UTC"], ["2020-01-01"]),
         (["2020-W01", "2020-W05", "2020W53-7"], ["2019-12-30", "2020-01-27", "2021-01-03"]),
         (["1950 Q1", "Q4 1950"], ["1950-01-01", "1950-10-01"]),
     ],
 )
 def test_dates_as_found_in_the_wild(texts, expected):
-    np.testing.assert_array_equal(parse_dates([f" {t} " for t in texts]), dates(*expected))
+    np.testing.assert_array_equal(parse_dates([f" {t} " for t in texts])[0], dates(*expected))
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["2020-01-01 06:00+01:00", "2020-01-01 07:00Z"], True),
+        (["2020-03-29 00:00+01:00", "2020-03-30 00:00+02:00"], False),  # days as people have them
+        (["2020-01-01 06:00Z", "2020-01-01 07:00+00:00"], False),
+        (["2020-01-01 06:00", "2020-01-01 07:00"], False),
+    ],
+)
+def test_it_is_told_where_times_were_moved(texts, expected):
+    assert parse_dates(texts)[1] is expected
 
 
 @pytest.mark.parametrize(
@@ -71,7 +85,7 @@ def test_whole_numbers_may_be_dates(texts, expected):
 
 
 def test_a_format_of_ones_own():
-    found = parse_dates(["3 Mar 2020", "4 Apr 2021"], "%d %b %Y")
+    found, _ = parse_dates(["3 Mar 2020", "4 Apr 2021"], "%d %b %Y")
     np.testing.assert_array_equal(found, dates("2020-03-03", "2021-04-04"))
     with pytest.raises(DateError, match=r"'x' is not --date-format '%Y'") as caught:
         parse_dates(["2020", "x"], "%Y")

@@ -87,6 +87,28 @@ def test_the_file_has_the_dates_that_follow_and_every_quantile(
     assert (beyond in out) is (horizon == 6)
 
 
+def test_what_was_moved_to_utc_is_written_so(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    header, *lines = (folder / "past.csv").read_text().splitlines()
+    moved = []
+    for line in lines:
+        date, rest = line.split(",", 1)
+        later = np.datetime64(date.replace(" ", "T")) + np.timedelta64(2, "h")
+        moved.append(f"{later}+02:00,{rest}")
+    Path("new.csv").write_text("\n".join([header, *moved]))
+    found = {}
+    for name, more in (("a.csv", ()), ("b.csv", ("--data", "new.csv"))):
+        argv = (str(folder / "past"), *more, "--to", name, "--plot", "")
+        code, out, _ = command(forecast, monkeypatch, capsys, *argv)
+        assert code == 0
+        found[name] = Path(name).read_text().splitlines()
+    assert "note    times with an offset were moved to UTC" in out
+    assert found["b.csv"] == [
+        found["a.csv"][0],
+        *(line.replace(",", "+00:00,", 1) for line in found["a.csv"][1:]),
+    ]
+
+
 def test_points_have_no_interval_and_rows_may_have_no_dates(folder, tmp_path, monkeypatch, capsys):
     argv = ("--to", str(tmp_path / "a.csv"), "--plot", "")
     code, out, _ = command(forecast, monkeypatch, capsys, str(folder / "points"), *argv)

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 from tolerances import assert_close
 
+from jaxrnn.data.date_text import show_date
 from jaxrnn.data.dates import Frequency
-from jaxrnn.data.series import (
-    ReadOptions,
-    interpolated,
-    made_series,
-    read_series,
-    show_date,
-    split_rows,
-)
+from jaxrnn.data.series import ReadOptions, made_series, read_series, split_rows
+from jaxrnn.data.series_grid import interpolated
 from jaxrnn.data.table import read_table
 from jaxrnn.errors import InputError
 
@@ -339,6 +334,20 @@ def test_dates_of_no_known_form_are_no_text(table, header):
     assert "set --date-format" in message(read, path)
     assert read(path, date_column="none").targets == ("x",)
     assert read(table("shop,x\nberlin,1\nulm,2\n")).dates is None
+    assert read(table("shop,code,x\nberlin,a12,1\nulm,b7,2\n")).targets == ("x",)
+
+
+def test_days_of_a_place_stay_its_days_and_hours_become_utc(table):
+    lines = ["2020-03-29 00:00+01:00,1", "2020-03-30 00:00+02:00,2", "2020-03-31 00:00+02:00,4"]
+    series = read(table("\n".join(["date,x", *lines])))
+    assert series.frequency == Frequency("seconds", 86_400)
+    assert show_date(series.dates[0]) == "2020-03-29"
+    assert (series.is_utc, series.remarks) == (False, ())
+    lines = ["2020-03-29 01:00+01:00,1", "2020-03-29 03:00+02:00,2", "2020-03-29 04:00+02:00,4"]
+    series = read(table("\n".join(["date,x", *lines])))
+    assert series.frequency == Frequency("seconds", 3600)
+    assert show_date(series.dates[0]) == "2020-03-29"
+    assert (series.is_utc, series.remarks) == (True, ("times with an offset were moved to UTC",))
 
 
 def test_years_and_stamps_are_dates_by_their_name(table):

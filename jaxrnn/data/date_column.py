@@ -3,12 +3,14 @@
 A column is judged by most of its rows. One of numbers is compact dates only by its name, or where
 it is named. Usage::
 
-    index, dates, is_day_first = find_dates(table)     # None, None, None without one
+    found = find_dates(table)
+    found.place, found.dates
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +27,14 @@ NAMES = {
 JUDGED = 1000  # rows of a column, at most, by which it is judged
 _NUMBER_LIKE = re.compile(r"[-+$€£]?[\d.,' ]+[%€$£]?")
 
-Found = tuple[int | None, np.ndarray | None, bool | None]
+
+class Found(NamedTuple):
+    """A date column; all are None without one."""
+
+    place: int | None = None  # among the columns
+    dates: np.ndarray | None = None  # (N,) datetime64[s]
+    is_day_first: bool | None = None  # whether 1/2/2020 is in February; None: no such dates
+    is_utc: bool = False  # whether they were moved there by an offset
 
 
 def find_dates(
@@ -34,13 +43,13 @@ def find_dates(
     date_format: str = "",
     is_day_first: bool | None = None,
 ) -> Found:
-    """The place of the date column, its dates, and whether they begin with the day.
+    """The place of the date column, and its dates.
 
     ``is_day_first``: of a column that does not show it. Raises InputError for dates that can't be
     read, the first of them named.
     """
     if date_column == NO_DATES and NO_DATES not in table.header:
-        return None, None, None
+        return Found()
     if date_column:
         index = table.column(date_column, "--date-column")
     else:
@@ -52,13 +61,13 @@ def find_dates(
                     "them; name it with --date-column"
                 )
             _refuse_unread(table)
-            return None, None, None
+            return Found()
     texts = table.texts(index)
     if not date_format:
         is_year = bool(date_column) or bool(_words(table, index) & {"year", "jahr", "date"})
         dates = compact_dates(texts, is_year)
         if dates is not None:
-            return index, dates, None
+            return Found(index, dates)
     try:
         order = None
         if not date_format:
@@ -68,7 +77,8 @@ def find_dates(
                 if is_day_first is None:
                     raise
                 order = is_day_first
-        return index, parse_dates(texts, date_format, order), order
+        dates, is_utc = parse_dates(texts, date_format, order)
+        return Found(index, dates, order, is_utc)
     except DateError as error:
         where = table.path
         if error.place is not None:
@@ -124,7 +134,8 @@ def _has_format(text: str, date_format: str) -> bool:
 
 
 def _refuse_unread(table: Table) -> None:
-    """Raise InputError for a column that should have dates, but can't be read."""
+    """Raise InputError for a column of dates by its name, or that is the first of the texts."""
+    is_first = True
     for k, name in enumerate(table.header):
         fields = _judged(table, k)
         is_text = sum(table.number(field) is None for field in fields) * 2 > len(fields)
@@ -132,7 +143,9 @@ def _refuse_unread(table: Table) -> None:
             continue
         like_numbers = sum(_NUMBER_LIKE.fullmatch(field.strip()) is not None for field in fields)
         has_digits = sum(any(map(str.isdigit, field)) for field in fields)
-        if has_date_name(table, k) or (has_digits * 2 > len(fields) > 2 * like_numbers):
+        looks_so = is_first and has_digits * 2 > len(fields) > 2 * like_numbers
+        is_first = False
+        if has_date_name(table, k) or looks_so:
             row = next(i for i, text in enumerate(table.texts(k)) if not is_date(text))
             raise InputError(
                 f"{table.path}, line {table.lines[row]}: column {name!r}: "

@@ -4,10 +4,10 @@ Read are ISO dates and times with ``-``, ``/`` or ``.`` (``2016-07-01 00:00:00``
 quarters and weeks (``1949 Q1``, ``2020-W05``), names of months (``Jan 05, 2020``, ``05-Jan-2020``,
 ``Jan-20``), AM and PM, and days or months first where the column shows which (``31/12/2020``); a
 format of ``strptime`` takes anything else. Columns of whole numbers may be compact dates
-(``20200131``, ``202001``), years, or seconds or milliseconds since 1970. Times with an offset
-become UTC. Usage::
+(``20200131``, ``202001``), years, or seconds or milliseconds since 1970. Days that are written as a
+midnight with an offset stay those days, other times with an offset become UTC. Usage::
 
-    dates = parse_dates(["2016-07-01 00:00", "2016-07-01 01:00"])
+    dates, is_utc = parse_dates(["2016-07-01 00:00", "2016-07-01 01:00"])
 """
 
 from __future__ import annotations
@@ -61,31 +61,36 @@ class DateError(ValueError):
 
 def parse_dates(
     texts: Sequence[str], date_format: str = "", is_day_first: bool | None = None
-) -> np.ndarray:
-    """The dates of a column as ``datetime64[s]``; raises DateError for what is none.
+) -> tuple[np.ndarray, bool]:
+    """The dates of a column as ``datetime64[s]``, and whether they were moved to UTC.
 
-    ``is_day_first``: whether 1/2/2020 is in February; None: as the column shows.
+    ``is_day_first``: whether 1/2/2020 is in February; None: as the column shows. Raises DateError
+    for what is no date.
     """
-    parse: Callable[[str], tuple[datetime.datetime, bool]]
+    parse: Callable[[str], datetime.datetime]
     if date_format:
-        parse = lambda text: _utc(datetime.datetime.strptime(text, date_format))  # noqa: E731
+        parse = lambda text: datetime.datetime.strptime(text, date_format)  # noqa: E731
     else:
         if is_day_first is None:
             found = day_first(texts)
             is_day_first = True if found is None else found
         parse = lambda text: _parse(text, is_day_first)  # noqa: E731
-    dates, offsets = [], set()
+    dates, offsets = [], []
     for place, text in enumerate(texts):
         try:
-            date, has_offset = parse(text.strip())
+            date = parse(text.strip())
+            offsets.append(date.utcoffset())
         except (ValueError, OverflowError) as error:
             expected = f"--date-format {date_format!r}" if date_format else "a date"
             raise DateError(place, f"{text.strip()!r} is not {expected} ({error})") from None
-        dates.append(date)
-        offsets.add(has_offset)
-    if len(offsets) > 1:
+        dates.append(date.replace(tzinfo=None))
+    there = [offset for offset in offsets if offset is not None]
+    if len(there) not in (0, len(dates)):
         raise DateError(None, "some dates have an offset from UTC and some have none")
-    return np.array(dates, DATES)
+    found = np.array(dates, DATES)
+    if not any(there) or all(date.time() == datetime.time() for date in dates):
+        return found, False
+    return found - np.array(there, "timedelta64[s]"), True
 
 
 def is_date(text: str) -> bool:
@@ -99,7 +104,7 @@ def is_date(text: str) -> bool:
     return False
 
 
-def _parse(text: str, is_day_first: bool) -> tuple[datetime.datetime, bool]:
+def _parse(text: str, is_day_first: bool) -> datetime.datetime:
     if match := _YEAR_FIRST.fullmatch(text):
         year, month, day, *time = match.groups()
         return _with_time(int(year), int(month), int(day or 1), *time)
@@ -114,13 +119,13 @@ def _parse(text: str, is_day_first: bool) -> tuple[datetime.datetime, bool]:
         name, day, year, *time = match.groups()
         return _with_time(int(year), _month(name), int(day), *time)
     if match := _NAME_YEAR.fullmatch(text):
-        return datetime.datetime(_year(match[2]), _month(match[1]), 1), False
+        return datetime.datetime(_year(match[2]), _month(match[1]), 1)
     if match := _QUARTER.fullmatch(text):
         quarter = int(match[2] or match[3])
-        return datetime.datetime(int(match[1] or match[4]), 3 * quarter - 2, 1), False
+        return datetime.datetime(int(match[1] or match[4]), 3 * quarter - 2, 1)
     if match := _WEEK.fullmatch(text):
         week = int(match[1]), int(match[2]), int(match[3] or 1)
-        return datetime.datetime.fromisocalendar(*week), False
+        return datetime.datetime.fromisocalendar(*week)
     if match := _YEAR_NAME.fullmatch(text):
         year, name, day, *time = match.groups()
         return _with_time(int(year), _month(name), int(day or 1), *time)
@@ -139,9 +144,7 @@ def _month(name: str) -> int:
     raise ValueError(f"{name!r} is no month")
 
 
-def _with_time(
-    year: int, month: int, day: int, *rest: str | None
-) -> tuple[datetime.datetime, bool]:
+def _with_time(year: int, month: int, day: int, *rest: str | None) -> datetime.datetime:
     hour, minute, second, half, offset = rest
     hour = int(hour or 0)
     if half:
@@ -150,19 +153,11 @@ def _with_time(
         hour = hour % 12 + 12 * (half[0] in "pP")
     date = datetime.datetime(year, month, day, hour, int(minute or 0), int(second or 0))
     if not offset:
-        return date, False
+        return date
     if offset.upper() in ("Z", "UTC", "GMT"):
-        return date, True
+        return date.replace(tzinfo=datetime.UTC)
     offset += "00" if len(offset) == 3 else ""
-    zone = datetime.datetime.strptime(offset, "%z").tzinfo
-    return _utc(date.replace(tzinfo=zone))
-
-
-def _utc(date: datetime.datetime) -> tuple[datetime.datetime, bool]:
-    """Without its offset from UTC, and whether it had one."""
-    if date.tzinfo is None:
-        return date, False
-    return date.astimezone(datetime.UTC).replace(tzinfo=None), True
+    return date.replace(tzinfo=datetime.datetime.strptime(offset, "%z").tzinfo)
 
 
 def day_first(texts: Sequence[str]) -> bool | None:
@@ -217,3 +212,9 @@ def _from_parts(numbers: np.ndarray) -> np.ndarray | None:
     except ValueError:
         return None
     return np.array(dates, DATES) if all(1000 <= date.year < 3000 for date in dates) else None
+
+
+def show_date(date: np.datetime64) -> str:
+    """As ISO has it, without a time of midnight."""
+    text = str(date.astype(DATES)).removesuffix(":00")
+    return text.removesuffix("T00:00").replace("T", " ")

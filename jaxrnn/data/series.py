@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64
 
 from jaxrnn.data.date_column import find_dates, has_date_name
-from jaxrnn.data.date_text import DATES, DateError, parse_dates
+from jaxrnn.data.date_text import DateError, parse_dates
 from jaxrnn.data.dates import Frequency, infer_frequency
+from jaxrnn.data.series_grid import carried, on_grid, without_duplicates
 from jaxrnn.data.table import Table, listed, read_table
 from jaxrnn.errors import InputError
-
-MAX_STRETCH = 20  # steps that the dates may span, for each row that there is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +63,7 @@ class Series:
     date_column: str
     frequency: Frequency | None
     is_day_first: bool | None  # whether 1/2/2020 is in February; None: dates of other forms
+    is_utc: bool  # whether dates were moved there by their offset
     remarks: tuple[str, ...]  # what was found and done about it, for people
 
     @property
@@ -83,12 +81,6 @@ class Series:
         if self.dates is None or self.frequency is None:
             return None
         return self.frequency.after(self.dates[-1], count)
-
-
-def show_date(date: np.datetime64) -> str:
-    """As ISO has it, without a time of midnight."""
-    text = str(date.astype(DATES)).removesuffix(":00")
-    return text.removesuffix("T00:00").replace("T", " ")
 
 
 def made_series(num_weeks: int = 12) -> Series:
@@ -115,6 +107,7 @@ def made_series(num_weeks: int = 12) -> Series:
         date_column="date",
         frequency=frequency,
         is_day_first=None,
+        is_utc=False,
         remarks=(),
     )
 
@@ -133,10 +126,12 @@ def read_series(
     missing or there twice where the options don't say what to do about it.
     """
     table = read_table(path)
-    date_index, dates, is_day_first = find_dates(
+    date_index, dates, is_day_first, is_utc = find_dates(
         table, options.date_column, options.date_format, is_day_first
     )
     targets, remarks = _targets(table, options, date_index)
+    if is_utc:
+        remarks.append("times with an offset were moved to UTC")
     named = [
         *((name, "--targets") for name in targets),
         *((name, "--covariates") for name in options.covariates),
@@ -152,9 +147,11 @@ def read_series(
         if (order != np.arange(len(order))).any():
             remarks.append("rows out of order were sorted by date")
         dates, values = dates[order], values[order]
-        dates, values, lines = _without_duplicates(table, options, dates, values, lines, remarks)
+        dates, values, lines = without_duplicates(
+            table, options.duplicates, dates, values, lines, remarks
+        )
         frequency = frequency or infer_frequency(dates)
-        dates, values, absent = _on_grid(table, frequency, dates, values, lines)
+        dates, values, absent = on_grid(table, frequency, dates, values, lines)
     num_targets, num_known = len(targets), len(options.known)
     future = values[:0, len(named) - num_known :]
     (there,) = np.nonzero(~np.isnan(values[:, :num_targets]).all(1))
@@ -163,8 +160,8 @@ def read_series(
         what = "are the future" if num_known else "are left out"
         remarks.append(f"{count:,} row{'s' * (count > 1)} without targets at the end {what}")
     names = [name for name, _ in named]
-    begin, values, missing = _filled(
-        table, options, values, absent[: len(values)], dates, names, remarks
+    begin, values, missing = carried(
+        table, options.gaps, values, absent[: len(values)], dates, names, remarks
     )
     return Series(
         path=str(path),
@@ -178,6 +175,7 @@ def read_series(
         date_column="" if date_index is None else table.header[date_index],
         frequency=None if dates is None else frequency,
         is_day_first=is_day_first,
+        is_utc=is_utc,
         remarks=tuple(remarks),
     )
 
@@ -240,152 +238,6 @@ def _refuse_twice(table: Table, named: list[tuple[str, str]], date_index: int | 
         seen[name.strip()] = flag
 
 
-def _without_duplicates(
-    table: Table,
-    options: ReadOptions,
-    dates: np.ndarray,
-    values: Float64[np.ndarray, "N K"],
-    lines: Int64[np.ndarray, " N"],
-    remarks: list[str],
-) -> tuple[np.ndarray, Float64[np.ndarray, "U K"], Int64[np.ndarray, " U"]]:
-    """One row for each date."""
-    first = np.concatenate([[True], np.diff(dates) > np.timedelta64(0)])
-    count = int((~first).sum())
-    if not count:
-        return dates, values, lines
-    if options.duplicates == "error":
-        k = int(np.nonzero(~first)[0][0])
-        raise InputError(
-            f"{table.path} has {count:,} rows whose date was there before, the first in line "
-            f"{lines[k]} ({show_date(dates[k])}, as in line {lines[k - 1]}); "
-            + _advice(table, int(lines[k - 1]), int(lines[k]))
-        )
-    (starts,) = np.nonzero(first)
-    if options.duplicates == "mean":
-        there = ~np.isnan(values)
-        sums = np.add.reduceat(np.where(there, values, 0), starts)
-        counts = np.add.reduceat(there.astype(np.int64), starts)
-        kept = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    else:
-        ends = np.append(starts[1:], len(dates)) - 1
-        kept = values[starts if options.duplicates == "first" else ends]
-    what = "their mean" if options.duplicates == "mean" else f"the {options.duplicates}"
-    remarks.append(f"of {count:,} rows with a date that was there before, {what} is taken")
-    return dates[starts], kept, lines[starts]
-
-
-def _advice(table: Table, before: int, line: int) -> str:
-    """What to do about two rows of one date, by what they differ in."""
-    one, two = (table.rows[table.lines.index(k)] for k in (before, line))
-    for name, a, b in zip(table.header, one, two, strict=True):
-        if a != b and all(re.fullmatch(r"\s*\d{1,2}:\d{2}(:\d{2})?\s*", text) for text in (a, b)):
-            return f"their times are in column {name!r}: write date and time into one column"
-        if a != b and table.number(a) is None and table.number(b) is None and a and b:
-            return (
-                f"they are of {a!r} and {b!r} in column {name!r}: give each a file of its own, or "
-                "a column"
-            )
-    return "set --duplicates first, last or mean"
-
-
-def _on_grid(
-    table: Table,
-    frequency: Frequency | None,
-    dates: np.ndarray,
-    values: Float64[np.ndarray, "U K"],
-    lines: Int64[np.ndarray, " U"],
-) -> tuple[np.ndarray, Float64[np.ndarray, "N K"], Bool[np.ndarray, " N"]]:
-    """A row for each step, NaN where the file has none, and where that is."""
-    if frequency is None:
-        return dates, values, np.zeros(len(values), bool)
-    places = frequency.places(dates)
-    off = (places < 0) | (np.diff(places, prepend=-1) < 1)
-    if off.any():
-        k = int(np.nonzero(off)[0][0])
-        months = dates.astype("datetime64[M]").astype(np.int64)
-        if len(months) > 2 and (np.diff(months) == 1).all():
-            raise InputError(
-                f"{table.path}, line {lines[k]}: {show_date(dates[k])} and others are one a month, "
-                "on days that differ; write months alone, as 2020-01"
-            )
-        raise InputError(
-            f"{table.path}, line {lines[k]}: {show_date(dates[k])} lies between two steps of a "
-            f"series that is {frequency.name}; correct it, or take rows as they are with "
-            "--date-column none"
-        )
-    num_steps = int(places[-1]) + 1
-    if num_steps > MAX_STRETCH * len(dates):
-        raise InputError(
-            f"{table.path} has {len(dates):,} rows in {num_steps:,} steps that are "
-            f"{frequency.name}: no regular series; take rows as they are with --date-column none"
-        )
-    whole = np.full((num_steps, values.shape[1]), np.nan)
-    whole[places] = values
-    absent = np.isin(np.arange(num_steps), places, invert=True)
-    return frequency.after(dates[0], num_steps, first=0), whole, absent
-
-
-def _filled(
-    table: Table,
-    options: ReadOptions,
-    values: Float64[np.ndarray, "N K"],
-    absent: Bool[np.ndarray, " N"],
-    dates: np.ndarray | None,
-    names: Sequence[str],
-    remarks: list[str],
-) -> tuple[int, Float64[np.ndarray, "M K"], Bool[np.ndarray, "M K"]]:
-    """The first row before which every column has a value, the rows from it on, what was missing.
-
-    Each missing value is the last before it.
-    """
-    missing = np.asarray(np.isnan(values))
-    if not missing.any():
-        return 0, values, missing
-    num_rows, num_values = int(absent.sum()), int(missing[~absent].sum())
-    row, column = (int(k) for k in np.argwhere(missing)[0])
-    at = f"step {row + 1}" if dates is None else show_date(dates[row])
-    found = " and ".join(
-        f"{count:,} {what}{'s' * (count > 1)}"
-        for count, what in ((num_rows, "missing row"), (num_values, "missing value"))
-        if count
-    )
-    if options.gaps == "error":
-        where = at if absent[row] else f"{at}, column {names[column]!r}"
-        raise InputError(
-            f"{table.path} has {found}, the first at {where}; set --gaps interpolate or previous, "
-            "or fill them in"
-        )
-    empty = [name for k, name in enumerate(names) if missing[:, k].all()]
-    if empty:
-        raise InputError(f"{table.path} has no value at all in {listed(empty)}; leave it out")
-    how = "read as the value before"
-    if options.gaps == "interpolate":
-        how += ", learnt from as interpolated"
-    remarks.append(f"{found}, the first at {at}, {how}; not scored")
-    begin = int((~missing).argmax(0).max())
-    if begin:
-        name = names[int((~missing).argmax(0).argmax())]
-        remarks.append(f"the {begin:,} rows before the first value of {name!r} are left out")
-    steps = np.where(missing, 0, np.arange(len(values))[:, None])
-    carried = np.take_along_axis(values, np.maximum.accumulate(steps), 0)
-    return begin, carried[begin:], missing[begin:]
-
-
-def interpolated(
-    values: Float[np.ndarray, "N C"], missing: Bool[np.ndarray, "N C"], end: int
-) -> Float[np.ndarray, "N C"]:
-    """The rows before ``end`` with what is missing between two of them on a line; others as given.
-
-    After the last value before ``end`` that value is kept: rows from ``end`` on are not read.
-    """
-    found, steps = values.copy(), np.arange(end)
-    for k in range(values.shape[1]):
-        there = ~missing[:end, k]
-        if there.any():
-            found[:end, k] = np.interp(steps, steps[there], values[:end, k][there])
-    return found
-
-
 def split_rows(split: str, series: Series) -> tuple[int, int, int]:
     """The ends of the parts to train on, validate and test: rows before each.
 
@@ -395,7 +247,7 @@ def split_rows(split: str, series: Series) -> tuple[int, int, int]:
     parts, num_rows = [part.strip() for part in split.split(",")], len(series.values)
     if len(parts) == 2 and series.dates is not None:
         try:
-            begins = parse_dates(parts)
+            begins, _ = parse_dates(parts)
         except DateError as error:
             raise InputError(f"--split is {split!r}: {error}") from None
         train, valid = (int(k) for k in np.searchsorted(series.dates, begins))

@@ -24,22 +24,8 @@ from jaxrnn.data.text import decode_utf8, read_file
 from jaxrnn.errors import InputError
 
 MISSING = {
-    *(
-        "",
-        "na",
-        "n/a",
-        "n.a.",
-        "#n/a",
-        "nan",
-        "null",
-        "none",
-        "nil",
-        "missing",
-        "-",
-        "--",
-        "?",
-        ".",
-    ),
+    "",
+    *["na", "n/a", "n.a.", "#n/a", "nan", "null", "none", "nil", "missing", "-", "--", "?", "."],
 }
 """What stands for a missing value, in small letters."""
 

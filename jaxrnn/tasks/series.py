@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,25 +24,19 @@ from jaxtyping import Array, Float, Float64
 
 from jaxrnn import files, plots
 from jaxrnn.config import SeriesConfig
-from jaxrnn.data.dates import CYCLES, Frequency, calendar, calendar_names
+from jaxrnn.data.date_text import show_date
+from jaxrnn.data.dates import Frequency, calendar, calendar_names
 from jaxrnn.data.forecast_windows import HeldOutWindows, WindowBatches, origins_of
 from jaxrnn.data.scaler import Scaler
-from jaxrnn.data.series import (
-    ReadOptions,
-    Series,
-    interpolated,
-    made_series,
-    read_series,
-    show_date,
-    split_rows,
-)
+from jaxrnn.data.series import ReadOptions, Series, made_series, read_series, split_rows
+from jaxrnn.data.series_grid import interpolated
 from jaxrnn.distributions import Distribution
 from jaxrnn.errors import InputError, shown
 from jaxrnn.forecast_errors import ForecastErrors, mase_scale, naive
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.models.horizon import HEADS, HorizonModel
-from jaxrnn.tasks.facts import fact, is_count, is_list, is_names
 from jaxrnn.tasks.series_choices import chosen
+from jaxrnn.tasks.series_facts import read_facts
 from jaxrnn.tasks.series_forecasts import backtest, note_of, panels, predictor
 from jaxrnn.tasks.task import Data, check_pinned, digest_of, dtypes, pin
 
@@ -119,36 +111,7 @@ class SeriesTask:
     @classmethod
     def from_facts(cls, config: SeriesConfig, facts: dict[str, Any]) -> SeriesTask:
         """The task of an existing run."""
-        is_targets = lambda value: is_names(value) and value != []  # noqa: E731
-        targets = fact(facts, "targets", is_targets, "a list of columns' names, each once")
-        num_columns = len(targets) + len(config.covariates) + len(config.known)
-        scalers = fact(
-            *(facts, "scalers", is_list(lambda _: True, num_columns)),
-            f"a list of {num_columns}, one for each target, covariate and known column",
-        )
-        frequency = fact(facts, "frequency")
-        cycles = [] if frequency is None else [*CYCLES]
-        mase_scale = fact(
-            *(facts, "mase_scale", is_list(_is_scale, len(targets))),
-            f"a list of {len(targets)}, a number above 0 for each target",
-        )
-        return cls(
-            config=config,
-            targets=tuple(targets),
-            scalers=tuple(map(Scaler.from_dict, scalers)),
-            calendar=tuple(
-                fact(
-                    *(facts, "calendar", lambda value: is_names(value) and set(value) <= {*cycles}),
-                    f"a list of some of {', '.join(cycles)}" if cycles else "[] without frequency",
-                )
-            ),
-            frequency=None if frequency is None else Frequency.from_dict(frequency),
-            season=fact(facts, "season", is_count, "a whole number, at least 1"),
-            mase_scale=tuple(map(float, mase_scale)),
-            ends=tuple(fact(facts, "ends", _is_ends, "three row numbers, ascending, above 0")),
-            start=fact(facts, "start", _is_start, "null, or a date as 2016-07-01T00:00:00"),
-            is_day_first=_order(facts),
-        )
+        return cls(config=config, **read_facts(config, facts))
 
     @classmethod
     def load(
@@ -453,37 +416,6 @@ class SeriesTask:
                 "the column as in the run's file"
             )
         return series
-
-
-def _order(facts: dict[str, Any]) -> bool | None:
-    """Whether days stand before months, which older runs do not say."""
-    if "day_first" not in facts:
-        return None
-    is_known = lambda value: value is None or isinstance(value, bool)  # noqa: E731
-    return fact(facts, "day_first", is_known, "true, false or null")
-
-
-def _is_scale(value: Any) -> bool:
-    """A number above 0 of any unit."""
-    return type(value) in (int, float) and 0 < value <= sys.float_info.max
-
-
-def _is_ends(value: Any) -> bool:
-    """As ``split_rows`` gives them."""
-    is_whole = is_list(lambda end: type(end) is int, 3)(value)
-    return is_whole and 0 < value[0] <= value[1] <= value[2] < 2**53
-
-
-def _is_start(value: Any) -> bool:
-    """None, or what NumPy writes of a date, to the second."""
-    if value is None:
-        return True
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}T[0-9:]{8}", value):
-        return False
-    try:
-        return str(np.datetime64(value, "s")) == value
-    except ValueError:
-        return False
 
 
 def _options(config: SeriesConfig) -> ReadOptions:
