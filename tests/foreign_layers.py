@@ -3,11 +3,9 @@
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tolerances import assert_close
 
-from jaxrnn.errors import InputError
 from torch_compat import layout
 from torch_compat.foreign import from_layout, to_layout
 
@@ -127,13 +125,6 @@ def numpy_run(step, num_states):
         states = step(x_t, *states)
         out.append(states[0])
     return [np.stack(out), *(s[None] for s in states)]
-
-
-def message(call, *args, **options):
-    with pytest.raises(InputError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def stacked(kind, num_layers, bidirectional):

@@ -6,16 +6,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-from jaxrnn.errors import InputError
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def drawing(*rows) -> np.ndarray:

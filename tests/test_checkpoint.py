@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from failing_disk import break_at
+from refusals import message
 
 from jaxrnn import checkpoint
 from jaxrnn.errors import InputError
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def assert_same_bits(got, expected):

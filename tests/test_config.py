@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import message
 from unchecked_config import config_module
-
-from jaxrnn.errors import InputError
 
 CONFIGS = config_module.CONFIGS
 CharConfig, SineConfig = config_module.CharConfig, config_module.SineConfig
@@ -44,13 +43,6 @@ RANGES = {
     "lr_decay": st.floats(0.001, 1),
     "ema_decay": st.floats(0.001, 0.9999),
 }
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def strategy_of(name: str, hint: Any):

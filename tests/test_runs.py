@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from refusals import message
 
 from jaxrnn import checkpoint, files
 from jaxrnn.config import CharConfig, SineConfig
@@ -14,13 +15,6 @@ from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 
 FACTS = {"vocabulary": {"kind": "characters", "symbols": '\n "\\ü😀'}, "digest": "00"}
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def tree(value: float) -> dict:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import message
 from tolerances import assert_close
 
 from jaxrnn.data.date_text import show_date
@@ -14,13 +15,6 @@ from jaxrnn.data.series import ReadOptions, made_series, read_series, split_rows
 from jaxrnn.data.series_grid import interpolated
 from jaxrnn.data.table import read_table
 from jaxrnn.errors import InputError
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import message
 from series_cases import FUTURE, ROWS, config_of, values_of, write_rows
 from small_runs import assert_same_bits, go_on, last_of, lines_of, train
 from tolerances import assert_close
 
 from jaxrnn.config import SeriesConfig, from_toml, from_values, to_toml
 from jaxrnn.data.dates import calendar
-from jaxrnn.errors import InputError
 from jaxrnn.forecast_errors import mase_scale
 from jaxrnn.tasks import TASKS
 from jaxrnn.tasks.series_forecasts import ahead, backtest, predictor
@@ -23,13 +23,6 @@ from jaxrnn.train_step import initial_state
 from jaxrnn.training import evaluate
 
 SeriesTask = TASKS["series"]
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import message
 from tolerances import assert_close
 
 from jaxrnn.data.scaler import Scaler
@@ -20,16 +21,8 @@ from jaxrnn.data.sine import (
     sine_data,
 )
 from jaxrnn.data.streams import windows
-from jaxrnn.errors import InputError
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture

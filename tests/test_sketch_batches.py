@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sketch_cases import drawing, message, random_drawing, stretched
+from refusals import message
+from sketch_cases import drawing, random_drawing, stretched
 
 from jaxrnn.data.sketch_batches import SketchBatch, SketchBatches, bucket_bounds, held_out_batches
 from jaxrnn.data.strokes import to_stroke3

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from sketch_cases import message
+from refusals import message
 
 from jaxrnn.data.sketch_ndjson import read_ndjson
 from jaxrnn.data.strokes import from_lines, simplify

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import message
 from sketch_cases import (
     drawing,
-    message,
     npy,
     object_npy,
     objects,

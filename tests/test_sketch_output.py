@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sketch_cases import drawing, message, random_drawing, stretched
+from refusals import message
+from sketch_cases import drawing, random_drawing, stretched
 
 from jaxrnn.data.sketch_output import from_json, to_json, to_svg
 from jaxrnn.data.sketch_svg import read_svg

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from sketch_cases import message
+from refusals import message
 
 from jaxrnn.data.sketch_svg import read_svg
 from jaxrnn.data.strokes import to_lines

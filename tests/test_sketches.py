@@ -3,7 +3,8 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from sketch_cases import drawing, message, objects
+from refusals import message
+from sketch_cases import drawing, objects
 
 from jaxrnn.data.sketch_npz import write_sketches
 from jaxrnn.data.sketch_output import to_svg

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from sketch_cases import message
+from refusals import message
 
 from jaxrnn.data.svg_paths import flatten, parse_numbers, parse_path
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from refusals import message
 from tolerances import assert_close
 
 from jaxrnn.config import CONFIGS, CharConfig, SineConfig
@@ -18,13 +19,6 @@ from jaxrnn.train_step import initial_state
 from jaxrnn.training import evaluate
 
 TEXT = "the cat sat on the mat; a dog ate the hat. " * 30
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture

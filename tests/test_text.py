@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import message
 
 from jaxrnn.data import text as text_module
 from jaxrnn.data.streams import windows
@@ -27,13 +28,6 @@ from jaxrnn.errors import InputError
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
 ANY_TEXT = st.text(st.characters(categories=None), max_size=30)  # lone surrogates too
-
-
-def message(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def write(path: Path, content: str | bytes) -> str:

@@ -18,7 +18,6 @@ from foreign_layers import (
     assert_same,
     bits,
     kind_of,
-    message,
     normal,
     options_of,
     stacked,
@@ -26,6 +25,7 @@ from foreign_layers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import message
 
 from torch_compat import layout
 from torch_compat.foreign import LAYOUTS, from_layout, to_layout

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from refusals import message
 
-from jaxrnn.errors import InputError
 from jaxrnn.models.char_lm import CharLM
 from jaxrnn.models.forecaster import Forecaster
 from jaxrnn.models.sketch_rnn import SketchRNN
@@ -44,13 +44,6 @@ def numbered(expected, dtype: Any = np.float32):
         name: np.array([next(counter) for _ in range(int(np.prod(shape)))], dtype).reshape(shape)
         for name, shape in expected.items()
     }
-
-
-def message(call, *args):
-    with pytest.raises(InputError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(("kind", "num_layers", "bias", "bidirectional", "proj_size"), LAYERS)
