@@ -10,7 +10,8 @@ import pytest
 from tolerances import assert_close
 
 from jaxrnn.cells import CELLS, Cell
-from jaxrnn.recurrence import BACKENDS, Spec, Weights, run
+from jaxrnn.config import BACKENDS
+from jaxrnn.recurrence import Spec, Weights, run
 
 B, T, I, H, P = 3, 5, 4, 6, 2
 LENGTHS = jnp.array([3, 5, 1])

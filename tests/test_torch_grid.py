@@ -20,7 +20,7 @@ from tolerances import assert_close
 
 import jaxrnn
 import torch_compat
-from jaxrnn.recurrence import BACKENDS
+from jaxrnn.config import BACKENDS
 
 B, T, I, H, P, L = 6, 7, 10, 6, 3, 2
 LENGTHS = [7, 5, 5, 2, 1, 1]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.cells import Cell, State
-from jaxrnn.recurrence import reference, scan
+from jaxrnn.recurrence import cudnn, reference, scan
 from jaxrnn.recurrence.types import (
     Backend,
     Inputs,
@@ -24,8 +24,11 @@ from jaxrnn.recurrence.types import (
     state_dtype,
 )
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (scan.BACKEND, reference.BACKEND)}
-"""Every backend, the preferred ones first: ``auto`` takes the first that supports the case."""
+BACKENDS: dict[str, Backend] = {b.name: b for b in (scan.BACKEND, reference.BACKEND, cudnn.BACKEND)}
+"""Every backend, the preferred ones first: ``auto`` takes the first that supports the case.
+
+The reference supports all; what comes after it is taken by name only.
+"""
 
 __all__ = [
     "BACKENDS",

@@ -1,0 +1,86 @@
+"""cuDNN's LSTM, by ``jax.experimental.rnn``: on an NVIDIA GPU, in float32, taken by name alone.
+
+Parameters stay as torch.nn stores them; cuDNN's flat vector is made of them on the way. Its matmuls
+follow ``jax.default_matmul_precision``: "highest" for float32, else TF32. Like cuDNN's own, the
+derivative is of reverse mode and first order. ``auto`` does not take it: nobody has measured it
+here, and what tests hold without a GPU is the vector, masks and directions, on JAX's own reference
+of the call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax.experimental import rnn
+from jaxtyping import Array, Float, Int
+
+from jaxrnn.cells import CELLS, Cell, State
+from jaxrnn.recurrence.types import Backend, Inputs, OneHot, PerStep, Spec, Weights
+
+
+def supports(spec: Spec) -> str | None:
+    """An LSTM as cuDNN has it: see ``Backend``."""
+    if spec.cell != CELLS["lstm"]:
+        return f"it has the LSTM alone, not the cell {spec.cell.name!r}"
+    if spec.platform != "gpu":
+        return f"it needs an NVIDIA GPU, the device is a {spec.platform.upper()}"
+    if spec.dtype != jnp.float32:
+        return f"it computes in float32, not in {jnp.dtype(spec.dtype).name}"
+    if spec.proj_size:
+        return "it has no projection"
+    if spec.resets:
+        return "it can't reset the state within a sequence"
+    if spec.scaled:
+        return "it has no dropout on candidates"
+    return None
+
+
+def flat(weights: Weights) -> Float[Array, "N"]:
+    """The parameters of a layer in cuDNN's order; no bias is one of zeros."""
+    zeros = jnp.zeros(len(weights.weight_hh), weights.weight_hh.dtype)
+    biases = (zeros if b is None else b for b in (weights.bias_ih, weights.bias_hh))
+    return jnp.concatenate([a.ravel() for a in (weights.weight_ih, weights.weight_hh, *biases)])
+
+
+def turned(x: Float[Array, "T B N"], lengths: Int[Array, "B"]) -> Float[Array, "T B N"]:
+    """Every sequence backwards, its padding where it is."""
+    steps = jnp.arange(len(x))[:, None]
+    index = jnp.where(steps < lengths[None], lengths[None] - 1 - steps, steps)
+    return jnp.take_along_axis(x, index[..., None], axis=0)
+
+
+def run(
+    cell: Cell,
+    weights: Weights,
+    x: Inputs,
+    state: State,
+    per_step: PerStep,
+    reverse: bool,
+) -> tuple[Float[Array, "T B P"], State]:
+    """See ``Backend``."""
+    if isinstance(x, OneHot):
+        x = x.dense()
+    num_steps, batch_size, input_size = x.shape
+    lengths = jnp.full(batch_size, num_steps, jnp.int32)
+    if per_step.valid is not None:
+        lengths = per_step.valid.sum(0, dtype=jnp.int32)
+    if reverse:
+        x = turned(x, lengths)
+    found: Any = rnn.lstm(
+        x.swapaxes(0, 1),
+        *(s[None] for s in state),
+        flat(weights).astype(x.dtype),
+        lengths,
+        input_size=input_size,
+        hidden_size=weights.weight_hh.shape[1],
+        num_layers=1,
+        dropout=0.0,
+        bidirectional=False,
+    )
+    hs, h, c = found
+    hs = hs.swapaxes(0, 1)
+    return turned(hs, lengths) if reverse else hs, (h[0], c[0])
+
+
+BACKEND = Backend("cudnn", run, supports)

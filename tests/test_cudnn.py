@@ -1,0 +1,119 @@
+"""cuDNN's LSTM, on JAX's reference of the call where there is no GPU."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import rnn
+from recurrence_cases import (
+    MASKS,
+    I,
+    assert_same,
+    directions,
+    make,
+    reference_results,
+    results,
+    spec_of,
+)
+
+import jaxrnn
+from jaxrnn import config, recurrence
+from jaxrnn.recurrence import BACKENDS, OneHot, choose, cudnn
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """The call is JAX's own reference of it, and no case is refused."""
+
+    def lstm(x, h, c, weights, lengths, *, dropout, **sizes):
+        assert all(a.dtype == x.dtype for a in (h, c, weights))
+        layout = (sizes[n] for n in ("input_size", "hidden_size", "num_layers", "bidirectional"))
+        parts = rnn.unpack_lstm_weights(weights, *layout)
+        return rnn.lstm_ref(x, h, c, *parts, lengths, dropout=dropout, **sizes)
+
+    backend = dataclasses.replace(cudnn.BACKEND, supports=lambda spec: None)
+    monkeypatch.setattr(rnn, "lstm", lstm)
+    monkeypatch.setitem(recurrence.BACKENDS, "cudnn", backend)
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+@directions
+@pytest.mark.parametrize("mask", ["none", "lengths"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_outputs_states_and_every_gradient_are_the_references(reverse, mask, bias):
+    options = {"reverse": reverse, "backend": "cudnn", **MASKS[mask]}
+    found = results(make("lstm", bias=bias), **options)
+    assert_same(found, reference_results("lstm", reverse, mask, bias=bias))
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_one_hot_inputs_are_their_dense_rows():
+    case = make("lstm")
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, I, case.x.shape[:2]))
+    x = OneHot(ids, I, jnp.dtype("float64"))
+    for given in (x, x.dense()):
+        y, _ = recurrence.run(case.cell, case.weights, given, case.state, backend="cudnn")
+        expected, _ = recurrence.run(case.cell, case.weights, x, case.state)
+        np.testing.assert_allclose(y, expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_two_layers_in_both_directions_are_those_of_the_default():
+    from flax import nnx
+
+    def built(backend):
+        options = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+        return jaxrnn.LSTM(
+            4, 6, **options, rngs=nnx.Rngs(0), param_dtype=jnp.float64, backend=backend
+        )
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)))
+    lengths = jnp.array([5, 2, 3])
+    y, last = built("cudnn")(x, lengths=lengths)
+    expected_y, expected_last = built("scan")(x, lengths=lengths)
+    found = (y, *last), (expected_y, *expected_last)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("gru", {}, "it has the LSTM alone, not the cell 'gru'"),
+        ("lstm", {"platform": "cpu"}, "it needs an NVIDIA GPU, the device is a CPU"),
+        ("lstm", {"dtype": jnp.dtype("bfloat16")}, "it computes in float32, not in bfloat16"),
+        ("lstm_proj", {}, "it has no projection"),
+        ("lstm", {"resets": True}, "it can't reset the state within a sequence"),
+        ("lstm", {"scaled": True}, "it has no dropout on candidates"),
+    ],
+)
+def test_what_it_can_not_do_it_says(kind, changes, reason):
+    fields = {"platform": "gpu", "dtype": jnp.dtype("float32"), **changes}
+    spec = spec_of(make(kind), **fields)
+    with pytest.raises(ValueError, match="can't run this case") as caught:
+        choose(spec, "cudnn")
+    assert f"'cudnn' can't run this case: {reason}; use backend='auto'" in str(caught.value)
+
+
+def test_it_is_taken_by_name_alone():
+    spec = spec_of(make("lstm"), platform="gpu", dtype=jnp.dtype("float32"), masked=True)
+    assert choose(spec, "cudnn") is BACKENDS["cudnn"]
+    assert choose(spec).name == "scan"
+
+
+def test_runs_choose_among_those_of_any_device():
+    assert {"cudnn", *config.BACKENDS} == BACKENDS.keys()
+
+
+@pytest.mark.gpu
+@directions
+@pytest.mark.parametrize("mask", ["none", "lengths"])
+def test_on_a_gpu_it_is_the_reference(reverse, mask):
+    assert jax.default_backend() == "gpu"
+    case = make("lstm", dtype="float32")
+    with jax.default_matmul_precision("highest"):
+        found = results(case, reverse=reverse, backend="cudnn", **MASKS[mask])
+        expected = results(case, reverse=reverse, backend="reference", **MASKS[mask])
+    assert_same(found, expected, "float32")
