@@ -173,6 +173,13 @@ def outcome(console: Console, task: Any, run: Run, result: Outcome) -> None:
     else:
         loss = f"; loss {line['loss']:.5g}" if "loss" in line else ""
         console.print(f"{ended} after step {result.step}{loss}", markup=False)
+    if progress.validations:
+        smaller = " or a smaller --asgd-patience" * (run.config.asgd_patience > 0)
+        console.print(
+            "the mean of --average nt_asgd never began, as validations kept getting better; what "
+            f"is kept are parameters as they were; more epochs{smaller} may begin it",
+            markup=False,
+        )
     commands = [f"torch_compat export {path} --to exported"]
     if task.name == "sketch":
         commands = [f"jaxrnn.draw {path} --to drawings.png"]

@@ -9,7 +9,7 @@ import pytest
 from small_runs import assert_same_bits, char_config, go_on, last_of, lines_of, train
 from tolerances import assert_close
 
-from jaxrnn import averaging, train_step, training
+from jaxrnn import averaging, report, train_step, training
 from jaxrnn.config import CharConfig
 from jaxrnn.tasks import TASKS
 
@@ -132,6 +132,19 @@ def test_a_run_validates_keeps_and_loads_the_mean_from_its_start_on(
         raw = {k: last_of(run, name)[0][f"params/{k}"] for k in loaded}
         jax.tree.map(assert_close, raw, params[step - 1])
     assert outcome.progress.best_step == 12
+
+
+@pytest.mark.parametrize(("patience", "advice"), [(0, "more epochs may"), (5, "more epochs or a")])
+def test_a_mean_that_never_began_is_said(patience, advice, tmp_path, text_file, capsys):
+    config = config_of(
+        text_file, tmp_path / "a", average="nt_asgd", asgd_patience=patience, steps=2
+    )
+    run, outcome = train(config)
+    task = TASKS["char"].from_facts(run.config, run.facts)
+    report.outcome(report.console(), task, run, outcome)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the mean of --average nt_asgd never began, as validations kept getting" in said
+    assert advice in said
 
 
 @pytest.mark.parametrize("average", ["ema", "nt_asgd"])

@@ -109,12 +109,43 @@ def test_a_peer_that_fails_does_not_cost_the_run(monkeypatch, known_ceilings):
         results.run_workload(LSTM, [], 2, 0.0)
 
 
+def test_exact_rows_are_compared_with_the_reference(monkeypatch, known_ceilings):
+    row = replace(LSTM, exact=True, precision="bfloat16")
+    sessions = {"jaxrnn": fake(1.04), "torch": fake(1.06)}
+    monkeypatch.setattr(results, "start", lambda name, workload: sessions[name])
+    monkeypatch.setattr(results, "reference", lambda workload: fake(1.05))
+    ours, theirs = results.run_workload(row, ["torch"], 2, 0.0)
+    assert ours["difference"] == theirs["difference"] == pytest.approx(0.01 / 1.05)
+    said = r"differs from the reference in float64 by 0.0095 .* \(0.0001\)"
+    with pytest.raises(results.DisagreementError, match=rf"^jaxrnn on tiny: .*{said}$"):
+        results.run_workload(replace(row, precision="float32"), ["torch"], 2, 0.0)
+    sessions["jaxrnn"] = fake(1.05)
+    with pytest.raises(results.DisagreementError, match=rf"^torch on tiny: .*{said}; leave it"):
+        results.run_workload(replace(row, precision="float32"), ["torch"], 2, 0.0)
+
+
+def test_rows_for_gpus_are_the_shapes_and_goals_of_the_table():
+    rows = {row.name: row for row in SUITES["gpu"]}
+    assert len(rows) == len(SUITES["gpu"]) == 23
+    goals = {name: row.goal for name, row in rows.items() if row.goal}
+    assert goals == {
+        "lstm-T1024-B16-H768-gradients-bfloat16": 2.0,
+        "lstm-T512-B64-H512-gradients-bfloat16": 2.0,
+        "gru-T512-B64-H1024-gradients-bfloat16": 2.0,
+        "lesson-char-rnn-tf32": 1.5,
+    }
+    assert all(row.exact for name, row in rows.items() if name != "lesson-char-rnn-tf32")
+    row = rows["gru-T512-B64-H1024-gradients-bfloat16"]
+    assert (row.num_steps, row.batch_size, row.hidden_size, row.cell) == (512, 64, 1024, "gru")
+
+
 # --- workloads and ceilings
 
 
 def test_operations_counted_by_hand():
     # 24 rows of gates: forward 24 * 4 + 24 * 6; backward dW of both and dh; 15 positions.
-    assert replace(LSTM, mode="train").flops == 2 * (240 + 96 + 2 * 144) * 15
+    for mode in ("train", "gradients"):
+        assert replace(LSTM, mode=mode).flops == 2 * (240 + 96 + 2 * 144) * 15
     assert LSTM.flops == 2 * 240 * 15
     text = Workload("t", "lstm", 5, 3, 7, 6, 2, output_size=7, is_text=True)
     assert text.flops == 2 * 3 * (144 + 144 + 144 + 42) * 15
@@ -127,27 +158,45 @@ def test_operations_counted_by_hand():
 
 def test_the_floor_is_what_the_best_rate_allows(monkeypatch):
     rates = {ceilings.LARGE: 50.0, (3, 6, 24): 100.0, (15, 6, 24): 400.0, (24, 15, 6): 200.0}
-    monkeypatch.setattr(ceilings, "matmul_rate", lambda *size: rates[size])
+    asked = set()
+
+    def rate(*size_and_precision):
+        *size, precision = size_and_precision
+        asked.add(precision)
+        return rates[tuple(size)]
+
+    monkeypatch.setattr(ceilings, "matmul_rate", rate)
     assert ceilings.floor_s(LSTM) == 7200 / 400
     rates[ceilings.LARGE] = 800.0  # small products alone don't fill the machine
     assert ceilings.floor_s(LSTM) == 7200 / 800
     monkeypatch.setattr(ceilings, "read_bandwidth", lambda size: 10.0 * size)
     assert ceilings.floor_s(replace(LSTM, mode="generate")) == pytest.approx(0.1)
+    assert asked == {"float32"}
+    half = replace(LSTM, precision="bfloat16", mode="gradients")
+    assert ceilings.floor_s(half) == half.flops / 800
+    assert "bfloat16" in asked
+    # A GPU's steps wait for each other: 5 rounds forward, 5 backward.
+    monkeypatch.setattr(ceilings, "round_s", lambda: 0.5)
+    monkeypatch.setattr(ceilings.jax, "default_backend", lambda: "gpu")
+    assert ceilings.floor_s(LSTM) == 7200 / 800 + 2.5
+    assert ceilings.floor_s(half) == half.flops / 800 + 5
 
 
 def test_a_rate_is_that_of_whole_products():
     a = jax.numpy.ones((256, 256), jax.numpy.float32)
     product = jax.jit(jax.numpy.matmul)
     plain = 2 * 256**3 / ceilings._best_s(lambda: product(a, a).block_until_ready())
-    assert 0.2 < ceilings.matmul_rate(256, 256, 256) / plain < 5
+    assert 0.2 < ceilings.matmul_rate(256, 256, 256, "float32") / plain < 5
     # Of an outer product XLA would compute the part that is read alone.
-    assert ceilings.matmul_rate(1024, 1, 1024) < 3 * max(plain, 1e10)
+    assert ceilings.matmul_rate(1024, 1, 1024, "float32") < 3 * max(plain, 1e10)
 
 
 def test_ceilings_are_rates_of_this_machine(monkeypatch):
     monkeypatch.setattr(ceilings, "GROUP_SECONDS", 0.005)
     monkeypatch.setattr(ceilings, "COPIED", 2**20)
-    assert 1e7 < ceilings.matmul_rate.__wrapped__(64, 64, 64) < 1e15
+    for precision in ("float32", "tf32", "bfloat16", "float16"):
+        assert 1e6 < ceilings.matmul_rate.__wrapped__(64, 64, 64, precision) < 1e15
+    assert 1e-9 < ceilings.round_s.__wrapped__() < 1e-2
     assert 1e7 < ceilings.read_bandwidth.__wrapped__(2**16) < 1e14
     assert 1e7 < ceilings.copy_bandwidth.__wrapped__() < 1e14
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench_cases import LSTM, ROWS
 
-from jaxrnn.bench import results
+from jaxrnn.bench import peers, results
 from jaxrnn.bench.peers import Session, UnsupportedError, gpu_kernels, jax_cudnn, start, torch_nn
 from jaxrnn.bench.workloads import Workload, data, parameters
 
@@ -47,6 +47,60 @@ def test_a_peer_computes_what_we_do(peer, row, our_checks):
     if theirs.check is not None and peer != "torch":
         y = np.asarray(theirs.call())  # what is timed is what was compared
         np.testing.assert_allclose(y, theirs.check()[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries, about themselves
+@pytest.mark.parametrize("precision", results.TOLERANCES)
+@pytest.mark.parametrize("row", ["lstm", "gru", "lengths"])
+def test_gradients_are_the_references_in_every_precision(row, precision):
+    workload = replace(ROWS[row], mode="gradients", precision=precision, exact=True)
+    basis = peers.reference(workload)
+    assert basis.check is not None
+    y, grads = basis.check()
+    assert y.dtype == np.float64
+    assert max(np.abs(grad).max() for grad in grads.values()) > 1e-2
+    expected = replace(basis, check=lambda: (y, grads))
+    with peers.precision_of(workload):
+        for name in ("jaxrnn", "torch", "flax"):
+            session = start(name, workload)
+            found = results.difference(expected, session)
+            assert found is not None
+            is_half = precision in ("bfloat16", "float16")  # a CPU has no TF32
+            assert found.size < (results.TOLERANCES[precision] if is_half else 1e-5), name
+            assert (found.size > 1e-5) == is_half, name
+            session.call()
+
+
+def test_what_is_timed_of_gradients_is_what_was_compared():
+    workload = replace(LSTM, mode="gradients")
+    for name in ("jaxrnn", "flax"):
+        session = start(name, workload)
+        assert session.check is not None
+        _, expected = session.check()
+        value, grads = session.call()
+        found = np.sort([np.abs(np.asarray(grad)).sum() for grad in grads.values()])
+        wanted = np.sort([np.abs(grad).sum() for grad in expected.values()])
+        np.testing.assert_allclose(found, wanted[-len(found) :], rtol=1e-5)
+        assert np.isfinite(value)
+
+
+def test_half_precision_that_an_adapter_lacks_is_said():
+    half = replace(LSTM, precision="bfloat16")
+    for name in ("keras", "equinox", "jax-rnn"):
+        with pytest.raises(UnsupportedError, match="it is not set up for bfloat16"):
+            start(name, half)
+    with pytest.raises(UnsupportedError, match="nobody's training"):
+        start("torch", replace(half, mode="train"))
+
+
+def test_ours_by_cudnn_says_what_it_lacks(monkeypatch):
+    with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
+        start("jaxrnn-cudnn", LSTM)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UnsupportedError, match="the LSTM alone"):
+        start("jaxrnn-cudnn", ROWS["gru"])
+    with pytest.raises(UnsupportedError, match="no sequence"):
+        start("jaxrnn-cudnn", replace(LSTM, mode="generate"))
 
 
 @pytest.mark.parametrize("peer", ["flax", "keras", "equinox"])

@@ -1,7 +1,7 @@
 """What this machine can do at best, and the least time that a workload then needs.
 
-Usage: ``floor_s(workload)`` in seconds a step, ``matmul_rate(512, 512, 2048)`` in FLOP/s,
-``read_bandwidth(2**20)`` and ``copy_bandwidth()`` in bytes a second.
+Usage: ``floor_s(workload)`` in seconds a step, ``matmul_rate(512, 512, 2048, "bfloat16")`` in
+FLOP/s, ``read_bandwidth(2**20)`` and ``copy_bandwidth()`` in bytes a second, ``round_s()``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.bench.workloads import GATES, Workload
+from jaxrnn.bench.workloads import GATES, Precision, Workload
 
 GROUPS = 5  # the best of so many: a ceiling is not a median
 GROUP_SECONDS = 0.03
@@ -44,9 +44,14 @@ def _random(rows: int, columns: int) -> jax.Array:
 
 
 @functools.cache
-def matmul_rate(rows: int, inner: int, columns: int) -> float:
-    """FLOP/s of one float32 product of these sizes, many times in one dispatch."""
-    a, b = _random(rows, inner), _random(inner, columns)
+def matmul_rate(rows: int, inner: int, columns: int, precision: Precision) -> float:
+    """FLOP/s of one product of these sizes, many times in one dispatch.
+
+    Within ``precision_of`` such a workload, where float32 and TF32 differ.
+    """
+    dtype = jnp.dtype("float32" if precision == "tf32" else precision)
+    a, b = _random(rows, inner).astype(dtype), _random(inner, columns).astype(dtype)
+    tiny = jnp.finfo(dtype).tiny
     flops = 2 * rows * inner * columns
     times = int(min(max(1e9 / flops, 1), 1000))
 
@@ -56,7 +61,7 @@ def matmul_rate(rows: int, inner: int, columns: int) -> float:
             # Each product reads another a, so that none is taken out of the loop, and is carried
             # whole: of one that is only read in part XLA computes that part.
             a, y = carry
-            return a + y[:1, :1] * 1e-30, a @ b
+            return a + y[:1, :1] * tiny, a @ b
 
         return jax.lax.fori_loop(0, times, body, (a, jnp.zeros((rows, columns), a.dtype)))[1]
 
@@ -103,12 +108,24 @@ def best_matmul_rate(workload: Workload) -> float:
     The large one because a small product alone does not fill all cores, and a step may run several.
     """
     rows = GATES[workload.cell] * workload.hidden_size
-    sizes = {LARGE, (workload.batch_size, workload.width, rows)}
+    sizes: set[tuple[int, int, int]] = {LARGE, (workload.batch_size, workload.width, rows)}
     if workload.mode != "generate":
         many = workload.batch_size * workload.num_steps
         # Of the inputs of all steps, and of the weights' gradient.
         sizes |= {(many, workload.width, rows), (rows, many, workload.width)}
-    return max(matmul_rate(*size) for size in sizes)
+    return max(matmul_rate(*size, workload.precision) for size in sizes)
+
+
+@functools.cache
+def round_s() -> float:
+    """Seconds of a round of a loop on the device: one small product, which waits for the last."""
+    matrix, count = _random(8, 8), 1000
+
+    @jax.jit
+    def run(x, matrix):
+        return jax.lax.fori_loop(0, count, lambda _, x: jnp.tanh(x @ matrix), x)
+
+    return _best_s(lambda: run(matrix, matrix).block_until_ready()) / count
 
 
 def weight_bytes(workload: Workload) -> int:
@@ -123,12 +140,16 @@ def weight_bytes(workload: Workload) -> int:
 def floor_s(workload: Workload) -> float:
     """Seconds that the matrix products of a step need at the best rate that was measured.
 
-    Of ``generate``, a symbol's: the time to read the weights once.
+    Of ``generate``, a symbol's: the time to read the weights once. On a GPU, whose products of one
+    step are short, also the rounds of the loops, forward and backward, of a layer at least.
     """
     if workload.mode == "generate":
         size = weight_bytes(workload)
         return size / read_bandwidth(size)
-    return workload.flops / best_matmul_rate(workload)
+    floor = workload.flops / best_matmul_rate(workload)
+    if jax.default_backend() != "gpu":
+        return floor
+    return floor + workload.num_steps * round_s() * (1 if workload.mode == "forward" else 2)
 
 
 def describe(workload: Workload) -> dict[str, float]:
@@ -139,4 +160,5 @@ def describe(workload: Workload) -> dict[str, float]:
         "read_gb_per_s": read_bandwidth(size) / 1e9,
         "read_mib": size / 2**20,
         "copy_gb_per_s": copy_bandwidth() / 1e9,
+        "round_us": round_s() * 1e6,
     }

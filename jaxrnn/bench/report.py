@@ -53,6 +53,7 @@ def shape(workload: dict[str, Any]) -> str:
     return (
         f"{workload['cell']} {workload['mode']} T{workload['num_steps']} "
         f"B{workload['batch_size']} I{workload['input_size']} H{size} L{workload['num_layers']}"
+        + ("" if (precision := workload["precision"]) == "float32" else f" {precision}")
         + (f" Z{workload['latent_size']}" if workload.get("latent_size") else "")
     )
 
@@ -96,7 +97,8 @@ def footer(
     console.print(
         "spread: between the quartiles, over the median; ratio: a peer's time over ours,\n"
         "turn by turn, above 1 ours is faster; floor: the share of a step that its matrix\n"
-        "products take at the rate measured here (of generate: reading the weights);\n"
+        "products take at the rate measured here (of generate: reading the weights; on a\n"
+        "GPU also the steps, which wait for each other);\n"
         "MiB: the most that arguments, results and temporaries take, where it is counted",
         markup=False,
     )
@@ -104,7 +106,7 @@ def footer(
     named = [f"{name} {versions[name]}" for name in ("jaxrnn", "jax", "torch") if name in versions]
     console.print(
         f"{about['device']}, {about['threads']} threads\n"
-        f"{', '.join(named)}, {about['date']}; {about['precision']}",
+        f"{', '.join(named)}, {about['date']};\nfloat32 where a row says nothing else",
         markup=False,
     )
     limits = [row["ceilings"] for row in rows if "ceilings" in row]

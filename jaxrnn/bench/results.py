@@ -8,7 +8,8 @@ Usage::
 A row has ``workload`` (fields and FLOPs), ``peer`` and either ``skipped`` (the reason), or: ``ms``,
 ``ms_low``, ``ms_high`` (a step's median and quartiles), ``floor_ms``, ``share`` (floor over
 median), ``compile_s``, ``peak_memory_mib`` (null where nobody counts it), ``difference`` (the
-largest from ours, relative to each tensor's largest), ``ceilings``; and a peer's ``ratio``,
+largest from ours, or from the reference in float64 where the workload is ``exact``, relative to
+each tensor's largest), ``ceilings``; and a peer's ``ratio``,
 ``ratio_low``, ``ratio_high`` (its time over ours, turn by turn: above 1, ours is faster), and
 ``goal_met`` where there is a goal.
 """
@@ -30,13 +31,13 @@ import jax
 import numpy as np
 
 from jaxrnn.bench import ceilings, timing
-from jaxrnn.bench.peers import OURS, Session, UnsupportedError, start
+from jaxrnn.bench.peers import OURS, Session, UnsupportedError, precision_of, reference, start
 from jaxrnn.bench.workloads import Workload, describe
 from jaxrnn.cli import num_cores
 from jaxrnn.version import __version__
 
-TOLERANCE = 1e-4
-"""Largest difference of outputs and gradients from ours, relative to the largest of each tensor."""
+TOLERANCES = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest difference of outputs and gradients, relative to the largest of each tensor."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
 KERNELS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "flashrnn", "haste_pytorch")
@@ -47,7 +48,7 @@ class DisagreementError(ArithmeticError):
 
 
 def machine() -> dict[str, Any]:
-    """Device, threads, load of the last minute, precision, versions, XLA_FLAGS and date."""
+    """Device, threads, load of the last minute, versions, XLA_FLAGS and date."""
     versions = {"python": platform.python_version(), "jaxrnn": __version__}
     for name in (*PACKAGES, *KERNELS):
         try:
@@ -60,7 +61,6 @@ def machine() -> dict[str, Any]:
         "platform": device.platform,
         "threads": num_cores(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "precision": "float32, highest",
         "versions": versions,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -123,7 +123,7 @@ def run_workload(
 
     Raises DisagreementError.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), precision_of(workload):
         warnings.simplefilter("ignore")  # of other libraries, about themselves
         return _run_workload(workload, peers, rounds, least_s)
 
@@ -131,23 +131,23 @@ def run_workload(
 def _run_workload(workload, peers, rounds, least_s):
     ours = start(OURS, workload)
     sessions, rows = {OURS: ours}, {OURS: {}}
+    basis = ours
+    if workload.exact:
+        basis = reference(workload)
+        rows[OURS] = {"difference": _checked(OURS, workload, basis, ours)}
     for name in peers:
         try:
             session = start(name, workload)
-            found = difference(ours, session)
+            size = _checked(name, workload, basis, session)
+        except DisagreementError:
+            raise
         except UnsupportedError as reason:
             rows[name] = {"skipped": str(reason)}
         except Exception as error:
             rows[name] = {"skipped": _reason(error)}
         else:
-            if found is not None and not found.size <= TOLERANCE:
-                raise DisagreementError(
-                    f"{name} on {workload.name}: {found.tensor} differs from ours by "
-                    f"{found.size:.2g} of its largest value, which is no rounding "
-                    f"({TOLERANCE:g}); leave it out with --peers"
-                )
             sessions[name] = session
-            rows[name] = {"difference": found.size if found else None}
+            rows[name] = {"difference": size}
     times = {}
     while len(sessions) > 1 or not peers:
         try:
@@ -165,6 +165,22 @@ def _run_workload(workload, peers, rounds, least_s):
         rows[OURS] = {"skipped": "no peer was timed beside it"}
     about = describe(workload)
     return [{"workload": about, "peer": name, **row} for name, row in rows.items()]
+
+
+def _checked(name: str, workload: Workload, basis: Session, session: Session) -> float | None:
+    """The size of the difference; raises DisagreementError for one that is no rounding."""
+    found = difference(basis, session)
+    if found is None:
+        return None
+    tolerance = TOLERANCES[workload.precision]
+    if not found.size <= tolerance:
+        whose = "the reference in float64" if workload.exact else "ours"
+        advice = "" if name == OURS else "; leave it out with --peers"
+        raise DisagreementError(
+            f"{name} on {workload.name}: {found.tensor} differs from {whose} by {found.size:.2g} "
+            f"of its largest value, which is no rounding ({tolerance:g}){advice}"
+        )
+    return found.size
 
 
 def _add_figures(rows, workload, sessions, times, rounds):

@@ -1,8 +1,8 @@
 """What is timed: models, shapes and what is done with them, one row each; NumPy alone.
 
 A training step is forward, loss, backward, clipping of the whole gradient's norm (of a sketch-rnn's
-elements) and Adam, of the whole model; ``forward`` is the model without gradients on a batch;
-``generate`` writes text, one symbol after the other. Usage::
+elements) and Adam, of the whole model; ``gradients`` is forward and backward alone, ``forward`` the
+model without gradients on a batch; ``generate`` writes text, one symbol after the other. Usage::
 
     workload = SUITES["train"][0]
     arrays, batch = parameters(workload), data(workload)
@@ -14,6 +14,8 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
+
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
@@ -37,7 +39,9 @@ class Workload:
     is_text: bool = False  # ids in, cross-entropy; else values in, mean squared error
     dropout: float = 0.0
     max_length: int = 0  # lengths uniform in 1..this; 0: all are T
-    mode: Literal["train", "forward", "generate"] = "train"
+    mode: Literal["train", "gradients", "forward", "generate"] = "train"
+    precision: Precision = "float32"  # of what products read; parameters of JAX stay float32
+    exact: bool = False  # all are compared with the reference in float64, not with ours
     remat: bool = False  # ours alone: the peers keep everything
     clip: float = 5.0
     lr: float = 1e-3
@@ -78,7 +82,8 @@ class Workload:
             forward += rows * columns + recurrent
             backward += (2 if layer else 1) * rows * columns + 2 * recurrent
         head = self.output_size * self.width
-        total = forward + head + (backward + 2 * head if self.mode == "train" else 0)
+        has_gradient = self.mode in ("train", "gradients")
+        total = forward + head + (backward + 2 * head if has_gradient else 0)
         return 2.0 * total * self.mean_steps * self.batch_size
 
 
@@ -123,6 +128,45 @@ _LESSON = Workload(
 )  # fmt: skip
 _SMALL = Workload("char-small", "lstm", 50, 64, 65, 256, 2, output_size=65, goal=1.3, is_text=True)
 
+GPU_SIZES = {  # T, B, H, L
+    "T1024-B16-H768": (1024, 16, 768, 1),
+    "T512-B64-H512": (512, 64, 512, 1),
+    "T512-B64-H1024": (512, 64, 1024, 1),
+    "lesson": (100, 128, 512, 2),
+    "T256-B256-H1024": (256, 256, 1024, 1),
+}
+GPU_GOALS = {"lstm-T1024-B16-H768": 2.0, "lstm-T512-B64-H512": 2.0, "gru-T512-B64-H1024": 2.0}
+
+
+def _on_gpu() -> tuple[Workload, ...]:
+    """Shapes that a GPU is bought for, in the precisions that it has."""
+
+    def row(cell: Any, size: str, precision: Precision, mode: Any, **more: Any) -> Workload:
+        num_steps, batch_size, hidden_size, num_layers = GPU_SIZES[size]
+        name = f"{cell}-{size}"
+        goal = GPU_GOALS.get(name, 0.0) if (precision, mode) == ("bfloat16", "gradients") else 0.0
+        return Workload(
+            *(f"{name}-{mode}-{precision}", cell, num_steps, batch_size),
+            *(hidden_size, hidden_size, num_layers),
+            **{"mode": mode, "precision": precision, "exact": True, "goal": goal, **more},
+        )
+
+    def rows(cell: str, precision: Precision, mode: str, *sizes: str) -> list[Workload]:
+        return [row(cell, size, precision, mode) for size in sizes or GPU_SIZES]
+
+    lengths = row("lstm", "T512-B64-H512", "bfloat16", "gradients", max_length=512)
+    return (
+        *rows("lstm", "bfloat16", "forward"),
+        *rows("lstm", "bfloat16", "gradients"),
+        *rows("lstm", "float16", "gradients", "T1024-B16-H768", "T512-B64-H512"),
+        *rows("lstm", "tf32", "gradients", "T512-B64-H512", "lesson"),
+        *rows("lstm", "float32", "gradients", "T512-B64-H512", "lesson"),
+        *rows("gru", "bfloat16", "gradients"),
+        dataclasses.replace(lengths, name="lstm-lengths-gradients-bfloat16", goal=0.0),
+        dataclasses.replace(_LESSON, name="lesson-char-rnn-tf32", precision="tf32", goal=1.5),
+    )
+
+
 SUITES: dict[str, tuple[Workload, ...]] = {
     "lesson": (
         Workload(
@@ -153,6 +197,7 @@ SUITES: dict[str, tuple[Workload, ...]] = {
         Drawing("sketch-rnn", "lstm", 96, 100),
         Drawing("sketch-decoder", "lstm", 96, 100, latent_size=0),
     ),
+    "gpu": _on_gpu(),
     "scaling": tuple(
         Workload(f"lstm-T{num_steps}-B{batch_size}", "lstm", num_steps, batch_size, 256, 256)
         for num_steps, batch_size in ((25, 64), (50, 64), (100, 64), (200, 64), (50, 16), (50, 256))

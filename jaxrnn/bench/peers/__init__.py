@@ -14,6 +14,7 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -25,7 +26,15 @@ Arrays = dict[str, np.ndarray]
 OURS = "jaxrnn"
 
 PeerName = Literal[
-    "torch", "torch-compile", "flax", "keras", "equinox", "jax-rnn", "flashrnn", "haste"
+    "torch",
+    "torch-compile",
+    "flax",
+    "keras",
+    "equinox",
+    "jax-rnn",
+    "jaxrnn-cudnn",
+    "flashrnn",
+    "haste",
 ]
 
 
@@ -63,10 +72,14 @@ PEERS: dict[str, Peer] = {
     "keras": Peer("keras_layers", "session", "keras"),
     "equinox": Peer("equinox_cell", "session", "equinox"),
     "jax-rnn": Peer("jax_cudnn", "session", "jax"),
+    "jaxrnn-cudnn": Peer("ours", "by_cudnn", "jax"),
     "flashrnn": Peer("gpu_kernels", "flashrnn", "flashrnn"),
     "haste": Peer("gpu_kernels", "haste", "haste_pytorch"),
 }
 """Every library by its name, ours first."""
+
+HALF = {OURS, "torch", "torch-compile", "flax"}
+"""Whose adapters compute in bfloat16 and float16."""
 
 SKETCH_PEERS: dict[str, Peer] = {
     OURS: Peer("ours_sketch", "session", "jax"),
@@ -96,5 +109,22 @@ def start(name: str, workload: Workload) -> Session:
         if name not in SKETCH_PEERS:
             raise UnsupportedError("no sketch-rnn is written with it")
         peer = SKETCH_PEERS[name]
+    elif workload.precision in ("bfloat16", "float16") and name not in HALF:
+        raise UnsupportedError(f"it is not set up for {workload.precision}")
     module = importlib.import_module(f"{__name__}.{peer.module}")
     return getattr(module, peer.function)(workload)
+
+
+def reference(workload: Workload) -> Session:
+    """What all are compared with where the workload is ``exact``: float64, JAX's own derivative."""
+    from jaxrnn.bench.peers import ours
+
+    return ours.reference(workload)
+
+
+def precision_of(workload: Workload) -> AbstractContextManager[None]:
+    """Within: JAX multiplies float32 as the workload says."""
+    import jax
+
+    name = "tensorfloat32" if workload.precision == "tf32" else "highest"
+    return jax.default_matmul_precision(name)

@@ -17,12 +17,14 @@ def session(workload: Workload) -> Session:
     if workload.proj_size:
         raise UnsupportedError("its cells have no projection")
     named, layers, params = parameters(workload), [], {}
+    dtype = jnp.dtype("float32" if workload.precision == "tf32" else workload.precision)
     bias = "dense_h.bias" if workload.cell == "lstm" else "dense_i.bias"
 
     def layer_of(k):
         width = workload.hidden_size if k else workload.input_size
         cell = CELLS[workload.cell](
             *(width, workload.hidden_size),
+            dtype=dtype,
             kernel_init=nnx.initializers.zeros,  # replaced, and an orthogonal one takes seconds
             recurrent_kernel_init=nnx.initializers.zeros,
             rngs=nnx.Rngs(0),
@@ -36,7 +38,7 @@ def session(workload: Workload) -> Session:
                 else variable
                 for path, variable in nnx.to_flat_state(state)
             }
-            zeros = jnp.zeros((workload.batch_size, workload.hidden_size), jnp.float32)
+            zeros = jnp.zeros((workload.batch_size, workload.hidden_size), dtype)
             carry = (zeros, zeros) if workload.cell == "lstm" else zeros
             rnn = nnx.merge(graph, nnx.from_flat_state(flat))
             return rnn(x, initial_carry=carry, seq_lengths=lengths)

@@ -47,7 +47,31 @@ def ahead_of_time(function: jax.stages.Wrapped, *arguments: Any) -> Program:
 
 def arrays(tree: Params) -> Arrays:
     """As NumPy has them."""
-    return {name: np.asarray(value) for name, value in tree.items()}
+    return {name: wide(value) for name, value in tree.items()}
+
+
+def wide(array: Any) -> np.ndarray:
+    """As NumPy has it, which knows float32 and float64."""
+    found = np.asarray(array)
+    return found if found.dtype.itemsize > 2 else found.astype(np.float32)
+
+
+def weighted(y: jax.Array, targets: jax.Array) -> jax.Array:
+    """The loss of ``gradients``: outputs times targets, over the root of their rows' number."""
+    rows = y.shape[0] * y.shape[1]
+    return (y.astype(targets.dtype) * targets).sum() / rows**0.5
+
+
+def gradients(
+    loss: Callable[[Params, Any], Any], params: Params, x: Any, check: Callable[[], Any]
+) -> Session:
+    """Forward and backward: ``loss(params, x)`` and its derivative by every parameter."""
+    program = ahead_of_time(jax.jit(jax.value_and_grad(loss)), params, x)
+
+    def call() -> Any:
+        return jax.block_until_ready(program.call(params, x))
+
+    return Session(call, 1, check, program.compile_s, lambda: program.memory_mib)
 
 
 def session(
@@ -90,6 +114,8 @@ def session(
         y = outputs(params, x, key)
         if workload.is_text:
             return optax.softmax_cross_entropy_with_integer_labels(y, targets).mean(), y
+        if workload.mode == "gradients":
+            return weighted(y, targets), y
         return jnp.square(y - targets).mean(), y
 
     clip = [optax.clip_by_global_norm(workload.clip)] if workload.clip else []
@@ -108,7 +134,7 @@ def session(
     def check():
         grads, y = jax.jit(jax.grad(loss, has_aux=True))(params, x, targets)
         found = as_torch({n: g for n, g in grads.items() if n not in head})
-        return np.asarray(y), {**found, **arrays({n: grads[n] for n in head})}
+        return wide(y), {**found, **arrays({n: grads[n] for n in head})}
 
     if workload.mode == "forward":
         forward = ahead_of_time(jax.jit(outputs), params, x)
@@ -117,6 +143,8 @@ def session(
             return forward.call(params, x).block_until_ready()
 
         return Session(call, 1, check, forward.compile_s, lambda: forward.memory_mib)
+    if workload.mode == "gradients":
+        return gradients(lambda params, x: loss(params, x, targets)[0], params, x, check)
 
     copies = jax.tree.map(jnp.array, params)
     box = [(copies, jax.jit(transform.init)(copies), jnp.int32(0))]

@@ -15,6 +15,8 @@ from jax.experimental import rnn
 from jaxrnn.bench.peers import Arrays, Session, UnsupportedError, in_jax
 from jaxrnn.bench.workloads import Workload, parameters, shapes
 
+PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HIGH}
+
 
 def names_in_order(workload: Workload) -> list[str]:
     """cuDNN's flat order: W_ih and W_hh of every layer, then b_ih and b_hh of every layer."""
@@ -65,7 +67,7 @@ def session(workload: Workload) -> Session:
             num_layers=workload.num_layers,
             dropout=0.0,
             bidirectional=False,
-            precision=jax.lax.Precision.HIGHEST,
+            precision=PRECISIONS[workload.precision],
         )
         return found[0]
 

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import losses, recurrence
-from jaxrnn.bench.peers import Arrays, Session
-from jaxrnn.bench.peers.in_jax import ahead_of_time, arrays
+from jaxrnn.bench.peers import Arrays, Session, UnsupportedError, in_jax
+from jaxrnn.bench.peers.in_jax import ahead_of_time
 from jaxrnn.bench.workloads import Workload, data, lengths, parameters
 from jaxrnn.config import CharConfig, TrainConfig
 from jaxrnn.layers import LAYERS
@@ -28,21 +28,23 @@ from jaxrnn.train_step import TrainState, make_step, optimizer, steps_per_dispat
 class Bare(nnx.Module):
     """A layer alone."""
 
-    def __init__(self, workload: Workload):
-        more = {"proj_size": workload.proj_size} if workload.proj_size else {}
+    def __init__(self, workload: Workload, **options: Any):
+        if workload.proj_size:
+            options["proj_size"] = workload.proj_size
         sizes = (workload.input_size, workload.hidden_size, workload.num_layers)
-        self.rnn = LAYERS[workload.cell](*sizes, batch_first=True, rngs=nnx.Rngs(0), **more)
+        self.rnn = LAYERS[workload.cell](*sizes, batch_first=True, rngs=nnx.Rngs(0), **options)
 
     def __call__(self, x, state=None, *, lengths=None, rngs=None):
         """As the models that are called so."""
         return self.rnn(x, state, lengths=lengths)
 
 
-def model_of(workload: Workload, dropout: float) -> Any:
-    """The model that the workload describes."""
+def model_of(workload: Workload, dropout: float, **options: Any) -> Any:
+    """The model that the workload describes, with options of ``jaxrnn.LSTM``."""
+    options = {"dtype": dtype_of(workload), **options}
     if not workload.output_size:
-        return Bare(workload)
-    options: dict[str, Any] = {
+        return Bare(workload, **options)
+    options |= {
         "cell": workload.cell,
         "hidden_size": workload.hidden_size,
         "num_layers": workload.num_layers,
@@ -67,22 +69,71 @@ def spec(workload: Workload) -> recurrence.Spec:
         masked=workload.max_length > 0,
         resets=False,
         scaled=False,
-        dtype=jnp.dtype(jnp.float32),
+        dtype=jnp.dtype(dtype_of(workload)),
         platform=jax.default_backend(),
     )
 
 
-def session(workload: Workload) -> Session:
-    """Training in dispatches of several steps, the forward pass, or writing text."""
+def by_cudnn(workload: Workload) -> Session:
+    """Ours, of the backend that no rule takes yet."""
+    if reason := recurrence.BACKENDS["cudnn"].supports(spec(workload)):
+        raise UnsupportedError(reason)
+    if workload.mode == "generate":
+        raise UnsupportedError("a single step is no sequence")
+    return session(workload, backend="cudnn")
+
+
+def reference(workload: Workload) -> Session:
+    """In float64, by the backend 'reference': to be compared with, not to be timed."""
+
+    def check():
+        with jax.enable_x64(True):
+            options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "backend": "reference"}
+            model = model_of(workload, 0.0, **options)
+            model.eval()
+            wide = {k: jnp.asarray(a, jnp.float64) for k, a in parameters(workload).items()}
+            x, targets = (part[0] for part in data(workload))
+            x = jnp.asarray(x, None if workload.is_text else jnp.float64)
+            return results_of(workload, split(model)[0], wide, x, jnp.asarray(targets))
+
+    return Session(lambda: None, check=check)
+
+
+def dtype_of(workload: Workload) -> Any:
+    """What products read."""
+    return jnp.dtype("float32" if workload.precision == "tf32" else workload.precision)
+
+
+def loss_of(workload: Workload, y: Any, targets: Any) -> Any:
+    """A batch's loss; of ``gradients`` a sum whose derivative float16 can hold."""
+    if workload.mode == "gradients":
+        return in_jax.weighted(y, targets)
+    function = losses.cross_entropy if workload.is_text else losses.squared_error
+    return function(y, targets)
+
+
+def results_of(workload: Workload, skeleton: Any, params: Any, x: Any, targets: Any) -> Any:
+    """Outputs and every gradient."""
+    valid = jnp.asarray(lengths(workload)) if workload.max_length else None
+
+    def loss(params):
+        y = skeleton.merge(params)(x, lengths=valid)[0]
+        return loss_of(workload, y, targets), y
+
+    grads, y = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return in_jax.wide(y), in_jax.arrays(grads)
+
+
+def session(workload: Workload, **options: Any) -> Session:
+    """Training in dispatches of several steps, gradients, the forward pass, or writing text."""
     params = {name: jnp.asarray(array) for name, array in parameters(workload).items()}
     valid = jnp.asarray(lengths(workload)) if workload.max_length else None
-    loss_of = losses.cross_entropy if workload.is_text else losses.squared_error
 
     def loss_and_state(model, inputs, targets, state, rngs, step):
         y, state = model(inputs, state, lengths=valid, rngs=rngs)
-        return loss_of(y, targets), state
+        return loss_of(workload, y, targets), state
 
-    evaluation = model_of(workload, 0.0)
+    evaluation = model_of(workload, 0.0, **options)
     evaluation.eval()
     skeleton, _ = split(evaluation)
     x, targets = (jax.device_put(part[0]) for part in data(workload))
@@ -91,19 +142,14 @@ def session(workload: Workload) -> Session:
         return skeleton.merge(params)(x, lengths=valid)[0]
 
     def check():
-        def loss(params):
-            y = outputs(params, x)
-            return loss_of(y, targets), y
-
-        grads, y = jax.jit(jax.grad(loss, has_aux=True))(params)
-        return np.asarray(y), arrays(grads)
+        return results_of(workload, skeleton, params, x, targets)
 
     if workload.mode == "generate":
         key, prime = jax.random.key(0), np.zeros(1, np.int32)
 
         def write() -> list[np.ndarray]:
-            options = {"length": workload.num_steps, "key": key, "top_k": 5}
-            return [np.asarray(c) for c in generate((skeleton, params), prime, **options)]
+            given = {"length": workload.num_steps, "key": key, "top_k": 5}
+            return [np.asarray(c) for c in generate((skeleton, params), prime, **given)]
 
         times = []
         for _ in range(2):
@@ -118,6 +164,10 @@ def session(workload: Workload) -> Session:
             return forward.call(params, x).block_until_ready()
 
         return Session(call, 1, check, forward.compile_s, lambda: forward.memory_mib)
+    if workload.mode == "gradients":
+        return in_jax.gradients(
+            lambda params, x: loss_of(workload, outputs(params, x), targets), params, x, check
+        )
 
     config = CharConfig(
         batch_size=workload.batch_size,
@@ -128,7 +178,7 @@ def session(workload: Workload) -> Session:
         schedule="constant",
         warmup_steps=0,
     )
-    model = model_of(workload, workload.dropout)
+    model = model_of(workload, workload.dropout, **options)
     carry = model.rnn.initial_state(workload.batch_size)
     batches_of = functools.partial(data, workload)
     return training(config, loss_and_state, split(model)[0], params, carry, batches_of, check)

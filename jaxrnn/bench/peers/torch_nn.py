@@ -21,7 +21,10 @@ from jaxrnn.cli import num_cores
 WRITTEN = 100  # symbols a call: a text's cost is that of a symbol, times their number
 
 
-def device() -> torch.device:
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device(workload: Workload) -> torch.device:
     """Where JAX computes too; with as many threads and the same precision.
 
     Raises UnsupportedError where torch has no such device.
@@ -32,8 +35,8 @@ def device() -> torch.device:
         return torch.device("cpu")
     if platform != "gpu" or not torch.cuda.is_available():
         raise UnsupportedError(f"torch sees no {platform.upper()} here")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = workload.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = workload.precision == "tf32"
     return torch.device("cuda")
 
 
@@ -89,14 +92,15 @@ def gradients(rnn: nn.Module) -> Arrays:
 
 
 def as_array(tensor: torch.Tensor | None) -> np.ndarray:
-    """A copy on the CPU."""
+    """A copy on the CPU, in float32 at least."""
     assert tensor is not None
-    return tensor.detach().cpu().numpy().copy()
+    wide = tensor.detach().cpu()
+    return (wide.float() if wide.dtype in HALF.values() else wide).numpy().copy()
 
 
 def eager(workload: Workload) -> Session:
     """torch.nn as it is."""
-    place = device()
+    place = device(workload)
     return session(workload, layers_of(workload).to(place), gradients, place)
 
 
@@ -104,7 +108,7 @@ def compiled(workload: Workload) -> Session:
     """Through ``torch.compile(fullgraph=True)``, its experimental tracing of nn.LSTM allowed."""
     if workload.mode == "generate":
         raise UnsupportedError("the lesson's loop is no graph")
-    place = device()
+    place = device(workload)
     torch._dynamo.config.allow_rnn = True
     made = session(workload, layers_of(workload).to(place), gradients, place, torch.compile)
     times = []
@@ -136,7 +140,10 @@ def session(
 
     ``grads_of`` gives its gradients under torch's names.
     """
-    net = Net(workload, rnn).to(place)
+    half = HALF.get(workload.precision)
+    if half and workload.mode not in ("forward", "gradients"):
+        raise UnsupportedError("Adam on parameters of 16 bits is nobody's training")
+    net = Net(workload, rnn).to(place, half)
     run: Any = compiler(net, fullgraph=True) if compiler else net
     held = 0  # by other models on the device
     if place.type == "cuda":
@@ -144,17 +151,19 @@ def session(
 
     def first_state(batch_size: int) -> Any:
         size = (workload.num_layers, batch_size)
-        h = torch.zeros(*size, workload.width, device=place)
-        return (h, torch.zeros(*size, workload.hidden_size, device=place)) if lstm else h
+        h = torch.zeros(*size, workload.width, device=place, dtype=half)
+        return (h, h.new_zeros(*size, workload.hidden_size)) if lstm else h
 
     lstm = workload.cell == "lstm"
     x, targets = (torch.from_numpy(np.ascontiguousarray(part[0])) for part in data(workload))
     if workload.is_text:
         x, targets = x.long(), targets.long()
-    x, targets = x.to(place), targets.to(place)
+    x, targets = x.to(place, None if workload.is_text else half), targets.to(place)
     zeros = first_state(workload.batch_size)
 
     def loss_of(y):
+        if workload.mode == "gradients":
+            return (y.float() * targets).sum() / (y.shape[0] * y.shape[1]) ** 0.5
         if workload.is_text:
             return functional.cross_entropy(y.flatten(0, 1), targets.flatten())
         return functional.mse_loss(y, targets)
@@ -176,7 +185,7 @@ def session(
         net.zero_grad()
         for module, p in dropouts:
             setattr(module, "p" if isinstance(module, nn.Dropout) else "dropout", p)
-        net.train(workload.mode == "train")
+        net.train(workload.mode in ("train", "gradients"))
         return as_array(y), grads
 
     def peak() -> float | None:
@@ -215,6 +224,16 @@ def session(
         return Session(forward, 1, check, peak_memory_mib=peak)
 
     net.train()
+    if workload.mode == "gradients":
+
+        def backward() -> None:
+            net.zero_grad()
+            y, _ = run(x, zeros)
+            loss_of(y).backward()
+            if place.type == "cuda":
+                torch.cuda.synchronize()
+
+        return Session(backward, 1, check, peak_memory_mib=peak)
     adam = torch.optim.Adam(net.parameters(), lr=workload.lr)
     box: list[Any] = [zeros]
 

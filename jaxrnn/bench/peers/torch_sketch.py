@@ -65,7 +65,7 @@ def reconstruction(outputs: Tensor, points: Tensor) -> Tensor:
 
 def session(drawing: Drawing) -> Session:
     """Eager, with Adam and clipping of each element."""
-    place = device()
+    place = device(drawing)
     net = Net(drawing)
     net.load_state_dict({n: torch.from_numpy(array) for n, array in parameters(drawing).items()})
     net = net.to(place)
