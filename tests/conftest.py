@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+from importlib.metadata import version
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is tested gets it by Ctrl-C
@@ -15,8 +16,12 @@ compiled = tempfile.mkdtemp(prefix="jaxrnn-compiled-")
 atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-# Most of the rest of the time is LLVM's; XLA_FLAGS="" compiles as users do.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the rest of the time is LLVM's; XLA_FLAGS="" compiles as users do. An unknown flag would
+# end the process: the latter two are those of the releases named.
+FAST = ["--xla_backend_optimization_level=0"]
+if version("jaxlib").startswith(("0.9.", "0.10.")):
+    FAST += ["--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true"]
+os.environ.setdefault("XLA_FLAGS", " ".join(FAST))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
