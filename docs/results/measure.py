@@ -121,7 +121,11 @@ def measure(options: Options, name: str, seed: int) -> dict[str, Any]:
     return {
         **{"study": name, "seed": seed, "options": study.options},
         **(found | {"data": study.data}),
-        **{"steps": lines[-1]["step"], "time_s": lines[-1]["time_s"], "cores": len(os.sched_getaffinity(0))},
+        **{
+            "steps": lines[-1]["step"],
+            "time_s": lines[-1]["time_s"],
+            "cores": len(os.sched_getaffinity(0)),
+        },
         **{"versions": about["versions"], "date": about["created"]},
     }
 
