@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,7 +75,7 @@ class DrawOptions:
             "to": (Path(self.to).suffix.lower() in SUFFIXES, f"a name in {', '.join(SUFFIXES)}"),
             "count": (1 <= self.count <= 1000, "from 1 to 1000"),
             "temperature": (0 <= self.temperature <= 100, "a number from 0 to 100"),
-            "span": (0 <= self.span <= 1e12, "a number from 0 to 1e12"),
+            "span": (0 <= self.span < math.inf, "a number from 0 on"),
             "length": (0 <= self.length <= 10_000, "from 0 to 10000"),
             "seconds": (0 <= self.seconds <= 3600, "a number from 0 to 3600"),
             "seed": (0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxrnn import checkpoint, files
-from jaxrnn.config import TrainConfig, from_values, is_nested, read_toml, to_toml
+from jaxrnn.config import TrainConfig
+from jaxrnn.config_file import from_values, is_nested, read_toml, to_toml
 from jaxrnn.errors import InputError, shown
 from jaxrnn.version import __version__
 

@@ -22,7 +22,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from jaxrnn import cli, rules
-from jaxrnn.config import CONFIGS, TrainConfig, from_toml, to_toml
+from jaxrnn.config import CONFIGS, TrainConfig
+from jaxrnn.config_file import from_toml, to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 from jaxrnn.stop_signals import StopSignals

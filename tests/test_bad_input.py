@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from unchecked_config import config_module
+from unchecked_config import config_file, config_module
 
 from jaxrnn import checkpoint, runs, sample, train
 from jaxrnn.config import CONFIGS as CONFIG_CLASSES
@@ -27,8 +27,8 @@ from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 
-CONFIGS, from_values = config_module.CONFIGS, config_module.from_values
-from_toml, to_toml = config_module.from_toml, config_module.to_toml
+CONFIGS, from_values = config_module.CONFIGS, config_file.from_values
+from_toml, to_toml = config_file.from_toml, config_file.to_toml
 COUNTS = [60, pytest.param(1500, marks=pytest.mark.slow)]
 pytestmark = pytest.mark.parametrize("count", COUNTS)
 ODD = st.sampled_from(

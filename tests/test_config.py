@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import message
-from unchecked_config import config_module
+from unchecked_config import config_file, config_module
 
 CONFIGS = config_module.CONFIGS
 CharConfig, SineConfig = config_module.CharConfig, config_module.SineConfig
 SeriesConfig, SketchConfig = config_module.SeriesConfig, config_module.SketchConfig
 from_toml, from_values, toml_of = (
-    config_module.from_toml,
-    config_module.from_values,
-    config_module.to_toml,
+    config_file.from_toml,
+    config_file.from_values,
+    config_file.to_toml,
 )
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
 RANGES = {

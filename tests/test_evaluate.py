@@ -1,9 +1,10 @@
+import functools
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,15 +44,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def command(monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["jaxrnn-evaluate", *argv])
-    capsys.readouterr()
-    try:
-        code = evaluate.main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    out, err = capsys.readouterr()
-    return code, out, err
+command = functools.partial(command_line.run, evaluate.main)
 
 
 def as_json(monkeypatch, capsys, *argv: str) -> dict:

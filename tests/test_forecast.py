@@ -2,10 +2,10 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 from series_cases import FUTURE, ROWS, config_of, write_rows
@@ -40,15 +40,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def command(module, monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["command", *argv])
-    capsys.readouterr()
-    try:
-        code = module.main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    out, err = capsys.readouterr()
-    return code, out, err
+def command(module, *rest):
+    return command_line.run(module.main, *rest)
 
 
 def opened(path: Path) -> tuple[Any, Any, Any]:

@@ -73,9 +73,7 @@ def two(*argv: str) -> list[tuple[str, ...]]:
     return [(*argv, *options, "--process-id", str(number)) for number in (0, 1)]
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory) -> tuple[Path, dict[str, list[Ended]]]:
-    folder = tmp_path_factory.mktemp("processes")
+def story(folder: Path) -> dict[str, list[Ended]]:
     write_data(folder)
     found = {
         "one": run(folder, (*CHAR, "--run", "one", "--mesh", "data=1")),
@@ -92,7 +90,7 @@ def story(tmp_path_factory) -> tuple[Path, dict[str, list[Ended]]]:
     (folder / "fewer" / "checkpoints" / "step").write_text(str(saved_step(folder / "fewer")))
     found["fewer"] = run(folder, ("--resume", "fewer", "--mesh", "data=1"))
     found["resumed"] = run(folder, *two("--resume", "killed"))
-    return folder, found
+    return found
 
 
 def check_close(folder: Path, name: str) -> None:
@@ -113,34 +111,32 @@ def check_close(folder: Path, name: str) -> None:
             assert line[key] == pytest.approx(expected[key], rel=1e-10)
 
 
-@pytest.mark.parametrize("name", ["four", "cut", "two", "fewer", "resumed"])
-def test_the_same_is_learnt_as_on_one_device(name, story):
-    folder, found = story
-    assert [(e.code, e.stderr) for e in found[name]] == [(0, "")] * len(found[name])
-    check_close(folder, "killed" if name == "resumed" else name)
+def test_several_devices_and_processes_learn_what_one_does(tmp_path):
+    found = story(tmp_path)
+    for name in ("one", "four", "cut", "two", "fewer", "resumed"):
+        assert [(e.code, e.stderr) for e in found[name]] == [(0, "")] * len(found[name]), name
+        check_close(tmp_path, "killed" if name == "resumed" else name)
+    check_what_is_said(found["two"])
+    check_death(tmp_path, found["killed"])
+    check_same(tmp_path / "two", tmp_path / "killed", num_steps=12)  # resumed on as many: the bits
 
 
-def test_what_one_of_two_processes_says(story):
-    first, second = story[1]["two"]
+def check_what_is_said(ended: list[Ended]) -> None:
+    first, second = ended
     assert "12 steps on cpu, 2 parts a batch, 2 processes" in first.stdout
     assert "done after step 12" in first.stdout
     assert [line for line in second.stdout.splitlines() if "[Gloo]" not in line] == []
 
 
-def test_where_a_process_dies_the_other_ends_with_one_line(story):
-    folder, found = story
-    first, second = found["killed"]
+def check_death(folder: Path, ended: list[Ended]) -> None:
+    """Where a process dies the other ends with one line."""
+    first, second = ended
     assert second.code == -signal.SIGKILL
     assert first.code == 1
     assert first.stderr.count("\n") == 0
     assert first.stderr.startswith("error: another process of the run has ended (")
     assert f"start all of them again with --resume {folder / 'killed'}" in first.stderr
     assert (folder / "fewer" / "checkpoints" / "step").read_text() == "6"
-
-
-def test_resumed_on_as_many_it_has_the_same_bits(story):
-    folder, _ = story
-    check_same(folder / "two", folder / "killed", num_steps=12)
 
 
 @pytest.mark.slow

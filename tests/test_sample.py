@@ -1,7 +1,9 @@
+import functools
 import io
 import sys
 from pathlib import Path
 
+import command_line
 import jax
 import numpy as np
 import pytest
@@ -52,15 +54,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def command(monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["jaxrnn-sample", *argv])
-    capsys.readouterr()
-    try:
-        code = sample.main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    out, err = capsys.readouterr()
-    return code, out, err
+command = functools.partial(command_line.run, sample.main)
 
 
 def test_the_text_is_the_prime_and_what_is_generated(folder, monkeypatch, capsys):

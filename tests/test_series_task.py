@@ -14,7 +14,8 @@ from series_cases import FUTURE, ROWS, config_of, values_of, write_rows
 from small_runs import assert_same_bits, go_on, last_of, lines_of, train
 from tolerances import assert_close
 
-from jaxrnn.config import SeriesConfig, from_toml, from_values, to_toml
+from jaxrnn.config import SeriesConfig
+from jaxrnn.config_file import from_toml, from_values, to_toml
 from jaxrnn.data.dates import calendar
 from jaxrnn.forecast_errors import mase_scale
 from jaxrnn.tasks import TASKS

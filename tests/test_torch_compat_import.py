@@ -23,7 +23,8 @@ from tolerances import assert_close
 
 import torch_compat
 from jaxrnn import checkpoint, evaluate, sample, train
-from jaxrnn.config import CharConfig, to_toml
+from jaxrnn.config import CharConfig
+from jaxrnn.config_file import to_toml
 from jaxrnn.data.sine import sine_data
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run, held

@@ -20,7 +20,8 @@ from tolerances import assert_close
 
 import torch_compat
 from jaxrnn import cli, draw, evaluate, train
-from jaxrnn.config import SketchConfig, to_toml
+from jaxrnn.config import SketchConfig
+from jaxrnn.config_file import to_toml
 from jaxrnn.models.sketch_drawing import Pen, draws_at
 from jaxrnn.runs import Run
 from torch_compat import export_run, formats, magenta

@@ -1,20 +1,22 @@
 import errno
+import functools
 import io
 import json
 import os
 import shutil
 import signal
 import sys
-import tomllib
 from pathlib import Path
 
+import command_line
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 from jaxrnn import checkpoint, report, train
-from jaxrnn.config import CONFIGS, CharConfig, SineConfig, to_toml
+from jaxrnn.config import CharConfig
+from jaxrnn.config_file import to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 
@@ -70,16 +72,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
 
 
-def command(monkeypatch, capsys, *argv: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of the command line."""
-    monkeypatch.setattr(sys, "argv", ["jaxrnn-train", *argv])
-    capsys.readouterr()
-    try:
-        code = train.main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    out, err = capsys.readouterr()
-    return code, out, err
+command = functools.partial(command_line.run, train.main)
 
 
 BAD = {
@@ -225,92 +218,6 @@ def test_a_run_json_without_facts_is_no_run(folder, tmp_path, monkeypatch, capsy
     code, _, err = command(monkeypatch, capsys, "--resume", str(run.path))
     assert (code, err.count("\n")) == (2, 1)
     assert "run.json" in err
-
-
-# --- parsing ---
-
-
-def test_without_arguments_it_is_a_character_model_of_the_built_in_text():
-    task_name, parsed, resumed = train.parse([])
-    assert (task_name, parsed.training, resumed) == ("char", CharConfig(), None)
-    assert not parsed.dry_run
-    assert parsed.training.data == ""
-
-
-def test_the_task_is_the_first_word():
-    assert train.parse(["sine"])[:1] == ("sine",)
-    assert train.parse(["sine"])[1].training == SineConfig()
-    task_name, parsed, _ = train.parse(["--hidden-size", "8"])
-    assert (task_name, parsed.training) == ("char", CharConfig(hidden_size=8))
-
-
-def test_every_option_has_its_flag():
-    argv = [
-        *("char", "--data", "a b.txt", "--cell", "gru", "--hidden-size", "7", "--num-layers", "2"),
-        *("--dropout", "0.25", "--batch-size", "3", "--seq-len", "9", "--lr", "1e-2", "--clip"),
-        *("1.5", "--epochs", "4", "--steps", "11", "--val-fraction", "0.2", "--seed", "5"),
-        *("--batches", "lesson", "--tokens", "bytes", "--dtype", "bfloat16", "--device", "cpu"),
-        *("--patience", "3", "--dry-run"),
-    ]
-    _, parsed, _ = train.parse(argv)
-    assert parsed.dry_run
-    assert parsed.training == CharConfig(
-        data="a b.txt",
-        cell="gru",
-        hidden_size=7,
-        num_layers=2,
-        dropout=0.25,
-        batch_size=3,
-        seq_len=9,
-        lr=0.01,
-        clip=1.5,
-        epochs=4,
-        steps=11,
-        val_fraction=0.2,
-        seed=5,
-        batches="lesson",
-        tokens="bytes",
-        patience=3,
-        dtype="bfloat16",
-        device="cpu",
-    )
-
-
-def test_options_go_before_the_file_and_the_file_before_defaults(folder):
-    _, parsed, _ = train.parse(["--config", str(folder / "run.toml"), "--seed", "9"])
-    assert (parsed.training.seed, parsed.training.hidden_size) == (9, 5)
-    assert parsed.training.momentum == CharConfig().momentum
-
-
-@pytest.mark.parametrize("task", CONFIGS)
-def test_what_is_printed_can_be_given_back(task, tmp_path, monkeypatch, capsys):
-    argv = [task, "--data", 'a "b"\\n\n😀#.txt', "--lr", "1e-7", "--clip", "1e38", "--seed", "3"]
-    code, out, err = command(monkeypatch, capsys, *argv, "--print-config")
-    assert (code, err) == (0, "")
-    assert tomllib.loads(out)["task"] == task
-    (tmp_path / "my.toml").write_text(out, encoding="utf-8")
-    given, parsed, _ = train.parse(["--config", str(tmp_path / "my.toml")])
-    assert (given, parsed.training) == (task, train.parse(argv)[1].training)
-    monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, capsys, "--config", "my.toml", "--print-config")[1] == out
-    assert os.listdir(tmp_path) == ["my.toml"]
-
-
-@pytest.mark.parametrize("task", CONFIGS)
-def test_help_shows_examples_and_every_option(task, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "100")
-    code, out, err = command(monkeypatch, capsys, task, "--help")
-    assert (code, err) == (0, "")
-    assert "examples:" in out
-    for example in ("sine --data file.csv --target price", "--resume runs/"):
-        assert f"  python -m jaxrnn.train {example}" in out
-    for name in CONFIGS[task].__dataclass_fields__:
-        flag = name.replace("_", "-")
-        assert f"--{flag} " in out or f"--no-{flag} " in out  # the one that changes the default
-    assert "optimizer steps; above 0 it takes the place of epochs" in " ".join(out.split())
-
-
-# --- runs ---
 
 
 def test_a_run_directory_holds_all_of_it(folder):

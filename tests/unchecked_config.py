@@ -1,20 +1,24 @@
-"""``jaxrnn.config`` as users have it: under test, beartype refuses what its own checks are for."""
+"""``jaxrnn.config`` and ``config_file`` as users have them: beartype refuses what they check."""
 
 import importlib.util
 import sys
 from typing import Any
+from unittest import mock
 
 import jaxrnn.config
+import jaxrnn.config_file
 
 
-def without_the_import_hook() -> Any:
-    spec = importlib.util.spec_from_file_location("config_without_the_hook", jaxrnn.config.__file__)
+def without_the_import_hook(module: Any) -> Any:
+    spec = importlib.util.spec_from_file_location(f"unhooked {module.__name__}", module.__file__)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = made  # dataclasses look their module up
+    spec.loader.exec_module(made)
+    return made
 
 
-config_module = without_the_import_hook()
+config_module = without_the_import_hook(jaxrnn.config)
+with mock.patch.dict(sys.modules, {"jaxrnn.config": config_module}):
+    config_file = without_the_import_hook(jaxrnn.config_file)

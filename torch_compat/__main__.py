@@ -189,7 +189,8 @@ def export(options: ExportOptions) -> int:
 def import_(options: ImportOptions) -> int:
     """The command ``import``."""
     from jaxrnn import report
-    from jaxrnn.config import StreamConfig, from_toml
+    from jaxrnn.config import StreamConfig
+    from jaxrnn.config_file import from_toml
     from torch_compat.import_run import import_run
 
     done = import_run(

@@ -27,7 +27,8 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from jaxrnn import cli, rules
-from jaxrnn.config import CharConfig, SineConfig, from_toml
+from jaxrnn.config import CharConfig, SineConfig
+from jaxrnn.config_file import from_toml
 from jaxrnn.data.streams import Streams, lesson_targets
 from jaxrnn.mesh import device_mesh, place, state_shardings
 from jaxrnn.tasks import TASKS
