@@ -57,7 +57,7 @@ KINDS = {
     "weight-0.05": "--kl-weight 0.05 --kl-weight-start 0.05",
     "weight-0.0125": "--kl-weight 0.0125 --kl-weight-start 0.0125",
 }
-DRAWING_STEPS = {"omniglot": 2000, "short_kanji": 1500, "aaron_sheep": 800}
+DRAWING_STEPS = {"omniglot": 2000, "short_kanji": 1500, "aaron_sheep": 3000}
 
 
 def drawing_study(name: str, kind: str) -> Study:
