@@ -92,7 +92,7 @@ class Options:
     """where the data sets are, in series/, sketch/ and text/"""
     runs: Annotated[Path, tyro.conf.arg(metavar="DIRECTORY")]
     """where runs are made"""
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STUDY"), tyro.conf.Positional] = ()
     """of studies; none: all"""
 
 
