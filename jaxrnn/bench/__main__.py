@@ -18,7 +18,7 @@ from jaxrnn.errors import InputError
 
 PICTURES = (".png", ".svg", ".pdf")
 Suite = Literal["lesson", "train", "infer", "varlen", "stream", "sketch", "gpu", "scaling"]
-EXACT_TURN_S = 0.1  # of a row that is compared in float64: of a GPU, whose clock does not wander
+EXACT_TURN_S = 0.1  # of a row that is compared in float64, at most: they are many, and for a GPU
 
 
 @dataclasses.dataclass(frozen=True)

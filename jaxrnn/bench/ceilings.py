@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.bench.workloads import GATES, Precision, Workload
+from jaxrnn.bench.workloads import GATES, Precision, Workload, operand_dtype
 
 GROUPS = 5  # the best of so many: a ceiling is not a median
 GROUP_SECONDS = 0.03
@@ -49,7 +49,7 @@ def matmul_rate(rows: int, inner: int, columns: int, precision: Precision) -> fl
 
     Within ``precision_of`` such a workload, where float32 and TF32 differ.
     """
-    dtype = jnp.dtype("float32" if precision == "tf32" else precision)
+    dtype = jnp.dtype(operand_dtype(precision))
     a, b = _random(rows, inner).astype(dtype), _random(inner, columns).astype(dtype)
     tiny = jnp.finfo(dtype).tiny
     flops = 2 * rows * inner * columns

@@ -17,6 +17,12 @@ import numpy as np
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
+
+def operand_dtype(precision: Precision) -> str:
+    """The dtype of what products read; TF32 is of float32 arrays."""
+    return "float32" if precision == "tf32" else precision
+
+
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 QUICK = 10

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn.bench.peers import Session, UnsupportedError, in_jax
-from jaxrnn.bench.workloads import Workload, parameters
+from jaxrnn.bench.workloads import Workload, operand_dtype, parameters
 
 CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCell}
 
@@ -17,7 +17,7 @@ def session(workload: Workload) -> Session:
     if workload.proj_size:
         raise UnsupportedError("its cells have no projection")
     named, layers, params = parameters(workload), [], {}
-    dtype = jnp.dtype("float32" if workload.precision == "tf32" else workload.precision)
+    dtype = jnp.dtype(operand_dtype(workload.precision))
     bias = "dense_h.bias" if workload.cell == "lstm" else "dense_i.bias"
 
     def layer_of(k):

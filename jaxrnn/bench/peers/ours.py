@@ -15,7 +15,7 @@ from flax import nnx
 from jaxrnn import losses, recurrence
 from jaxrnn.bench.peers import Arrays, Session, UnsupportedError, in_jax
 from jaxrnn.bench.peers.in_jax import ahead_of_time
-from jaxrnn.bench.workloads import Workload, data, lengths, parameters
+from jaxrnn.bench.workloads import Workload, data, lengths, operand_dtype, parameters
 from jaxrnn.config import CharConfig, TrainConfig
 from jaxrnn.layers import LAYERS
 from jaxrnn.mesh import batch_shardings, device_mesh, state_shardings
@@ -41,7 +41,7 @@ class Bare(nnx.Module):
 
 def model_of(workload: Workload, dropout: float, **options: Any) -> Any:
     """The model that the workload describes, with options of ``jaxrnn.LSTM``."""
-    options = {"dtype": dtype_of(workload), **options}
+    options = {"dtype": jnp.dtype(operand_dtype(workload.precision)), **options}
     if not workload.output_size:
         return Bare(workload, **options)
     options |= {
@@ -69,7 +69,7 @@ def spec(workload: Workload) -> recurrence.Spec:
         masked=workload.max_length > 0,
         resets=False,
         scaled=False,
-        dtype=jnp.dtype(dtype_of(workload)),
+        dtype=jnp.dtype(operand_dtype(workload.precision)),
         platform=jax.default_backend(),
     )
 
@@ -97,11 +97,6 @@ def reference(workload: Workload) -> Session:
             return results_of(workload, split(model)[0], wide, x, jnp.asarray(targets))
 
     return Session(lambda: None, check=check)
-
-
-def dtype_of(workload: Workload) -> Any:
-    """What products read."""
-    return jnp.dtype("float32" if workload.precision == "tf32" else workload.precision)
 
 
 def loss_of(workload: Workload, y: Any, targets: Any) -> Any:
