@@ -93,14 +93,17 @@ def test_half_precision_that_an_adapter_lacks_is_said():
         start("torch", replace(half, mode="train"))
 
 
-def test_ours_by_cudnn_says_what_it_lacks(monkeypatch):
-    with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
-        start("jaxrnn-cudnn", LSTM)
+def test_ours_by_name_says_what_it_lacks(monkeypatch):
+    for name in ("jaxrnn-cudnn", "jaxrnn-persistent"):
+        with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
+            start(name, LSTM)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UnsupportedError, match="the LSTM alone"):
         start("jaxrnn-cudnn", ROWS["gru"])
     with pytest.raises(UnsupportedError, match="no sequence"):
         start("jaxrnn-cudnn", replace(LSTM, mode="generate"))
+    with pytest.raises(UnsupportedError, match="not in float32"):
+        start("jaxrnn-persistent", LSTM)
 
 
 @pytest.mark.parametrize("peer", ["flax", "keras", "equinox"])

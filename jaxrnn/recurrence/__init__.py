@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn.cells import Cell, State
-from jaxrnn.recurrence import cudnn, reference, scan
+from jaxrnn.recurrence import cudnn, persistent, reference, scan
 from jaxrnn.recurrence.types import (
     Backend,
     Inputs,
@@ -24,7 +24,9 @@ from jaxrnn.recurrence.types import (
     state_dtype,
 )
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (scan.BACKEND, reference.BACKEND, cudnn.BACKEND)}
+BACKENDS: dict[str, Backend] = {
+    module.BACKEND.name: module.BACKEND for module in (scan, reference, cudnn, persistent)
+}
 """Every backend, the preferred ones first: ``auto`` takes the first that supports the case.
 
 The reference supports all; what comes after it is taken by name only.

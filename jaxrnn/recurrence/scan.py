@@ -25,10 +25,10 @@ from jaxtyping import Array, Float
 from jaxrnn import rules
 from jaxrnn.cells import CELLS, Cell, State
 from jaxrnn.recurrence import lanes
+from jaxrnn.recurrence.projections import biases, gates_of_inputs, gradients, over_steps
 from jaxrnn.recurrence.types import (
     Backend,
     Inputs,
-    OneHot,
     PerStep,
     Spec,
     Weights,
@@ -137,17 +137,11 @@ _STEPS = {
 
 def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, per_step: PerStep):
     """Outputs, last state, and what the backward loop needs."""
-    dtype, wide = x.dtype, state_dtype(x.dtype)
+    dtype = x.dtype
     forward, _ = _STEPS[cell_name]
-    weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
-    weight_ih, weight_hh = weight_ih.astype(dtype), weight_hh.astype(dtype)
-    weight_hr = None if weight_hr is None else weight_hr.astype(dtype)
-    bias_x = bias_h = None
-    if bias_ih is not None and bias_hh is not None:
-        if cell_name == "gru":  # r scales W_hn h + b_hn: that bias can't join the input's
-            bias_x, bias_h = bias_ih.astype(wide), bias_hh.astype(wide)
-        else:
-            bias_x = bias_ih.astype(wide) + bias_hh.astype(wide)
+    weight_ih, weight_hh = weights.weight_ih.astype(dtype), weights.weight_hh.astype(dtype)
+    weight_hr = None if weights.weight_hr is None else weights.weight_hr.astype(dtype)
+    bias_x, bias_h = biases(cell_name, weights, state_dtype(dtype))
 
     def step(state, inputs):
         gates_x, (valid, reset, scale) = inputs
@@ -166,8 +160,7 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, per_step
             new = tuple(where(valid, n, s) for n, s in zip(new, state, strict=True))
         return new, ((new[0].astype(dtype), *new[1:]), residuals)
 
-    gates_x = x.matmul(weight_ih.T) if isinstance(x, OneHot) else matmul_nt(x, weight_ih)
-    inputs = (gates_x, per_step)
+    inputs = (gates_of_inputs(x, weight_ih), per_step)
     last, (states, residuals) = jax.lax.scan(
         step, state, inputs, reverse=reverse, unroll=rules.unroll(jax.default_backend())
     )
@@ -198,8 +191,7 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
     dhs, dlast = grads
     dtype, wide = x.dtype, state_dtype(x.dtype)
     _, backward = _STEPS[cell_name]
-    weight_ih, weight_hh, bias_ih, _, weight_hr = weights
-    weight_ih, weight_hh = weight_ih.astype(dtype), weight_hh.astype(dtype)
+    weight_hh, weight_hr = weights.weight_hh.astype(dtype), weights.weight_hr
     narrow_hr = None if weight_hr is None else weight_hr.astype(dtype)
 
     def before(s0, s):
@@ -242,34 +234,12 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
     )
     dgates_h = dgates_x if dgates_h is None else dgates_h
 
-    def over_steps(a, b):
-        """sum over T and B of the outer product of a and b, in one matmul."""
-        if not rules.contiguous_rows(jax.default_backend()):
-            contract = ((0, 1), (0, 1))
-            return jax.lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide)
-        rows = jax.lax.optimization_barrier(b.transpose(2, 0, 1))
-        contract = ((1, 2), (0, 1))
-        out = jax.lax.dot_general(rows, a, (contract, ((), ())), preferred_element_type=wide)
-        # Turned apart from the product, which XLA would turn and then can't compute in bfloat16.
-        return jax.lax.optimization_barrier(out).T
-
-    def total(a):
-        return a.astype(wide).sum((0, 1))
-
     dweight_hr = None
-    if weight_hr is not None:
+    if dprojected is not None:
         gates, c = residuals[0], states[1]
         before_projection = gates[..., -c.shape[-1] :] * jnp.tanh(c)
         dweight_hr = over_steps(dprojected, before_projection.astype(dtype))
-    dweights = Weights(
-        over_steps(dgates_x, x.dense() if isinstance(x, OneHot) else x),
-        over_steps(dgates_h, states_in[0]),
-        None if bias_ih is None else total(dgates_x),
-        None if bias_ih is None else total(dgates_h),
-        dweight_hr,
-    )
-    dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
-    dx = None if isinstance(x, OneHot) else matmul(dgates_x, weight_ih).astype(dtype)
+    dweights, dx = gradients(weights, x, dgates_x, dgates_h, states_in[0], dweight_hr)
     return dweights, dx, dstate, None
 
 

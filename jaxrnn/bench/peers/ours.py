@@ -74,13 +74,17 @@ def spec(workload: Workload) -> recurrence.Spec:
     )
 
 
-def by_cudnn(workload: Workload) -> Session:
-    """Ours, of the backend that no rule takes yet."""
-    if reason := recurrence.BACKENDS["cudnn"].supports(spec(workload)):
+def by_name(backend: str, workload: Workload) -> Session:
+    """Ours, of a backend that no rule takes yet."""
+    if reason := recurrence.BACKENDS[backend].supports(spec(workload)):
         raise UnsupportedError(reason)
     if workload.mode == "generate":
         raise UnsupportedError("a single step is no sequence")
-    return session(workload, backend="cudnn")
+    return session(workload, backend=backend)
+
+
+by_cudnn = functools.partial(by_name, "cudnn")
+by_persistent = functools.partial(by_name, "persistent")
 
 
 def reference(workload: Workload) -> Session:

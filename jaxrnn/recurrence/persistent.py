@@ -1,0 +1,177 @@
+"""A whole sequence in one launch, by kernels of our own: on an NVIDIA GPU, taken by name alone.
+
+The loops of ``scan`` are one kernel each (``persistent_kernels``), which keeps the recurrent
+weights in shared memory; what comes before and after them is as there. Operands are bfloat16 or
+float16, states and sums float32. The derivative is of reverse mode and first order. Nobody has run
+it on a GPU yet, so ``auto`` does not take it: without one, tests run the same kernels under JAX's
+interpreter, and lower them for CUDA.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrnn.cells import CELLS, Cell, State
+from jaxrnn.recurrence.projections import biases, gates_of_inputs, gradients
+from jaxrnn.recurrence.types import Backend, Inputs, PerStep, Spec, Weights, matmul
+
+
+def supports(spec: Spec) -> str | None:
+    """Cells of ``CELLS`` in 16 bits, with lengths: see ``Backend``."""
+    if spec.cell != CELLS.get(spec.cell.name):  # a cell of one's own may bear a known name
+        return f"it has no kernel for the cell {spec.cell.name!r}"
+    if spec.platform != "gpu":
+        return f"it needs an NVIDIA GPU, the device is a {spec.platform.upper()}"
+    if spec.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it computes in bfloat16 or float16, not in {jnp.dtype(spec.dtype).name}"
+    if spec.proj_size:
+        return "it has no projection"
+    if spec.resets:
+        return "it can't reset the state within a sequence"
+    if spec.scaled:
+        return "it has no dropout on candidates"
+    if spec.hidden_size % 64:
+        return f"hidden_size is {spec.hidden_size}, it needs a multiple of 64"
+    return device_reason(spec)
+
+
+def device_reason(spec: Spec) -> str | None:
+    """Why the device can't run it, or None."""
+    capability, multiprocessors = device()
+    if not capability.startswith("9."):
+        return f"its products need compute capability 9 (Hopper), the device has {capability}"
+    if planned(spec.cell, spec.hidden_size, spec.batch_size, multiprocessors) is None:
+        return (
+            f"the weights of {spec.hidden_size} units don't fit into the {multiprocessors} "
+            f"multiprocessors at {spec.batch_size} sequences"
+        )
+    return None
+
+
+def device() -> tuple[str, int]:
+    """Compute capability and multiprocessors of the first device."""
+    found: Any = jax.devices()[0]
+    return found.compute_capability, found.core_count
+
+
+def planned(cell: Cell, hidden_size: int, batch_size: int, multiprocessors: int) -> Any:
+    """The kernels' plan; they are imported where they are asked for."""
+    from jaxrnn.recurrence import persistent_kernels as kernels
+
+    return kernels.plan(cell.num_gates, hidden_size, batch_size, multiprocessors)
+
+
+def _padded(a: Array, axis: int, size: int) -> Array:
+    """With zeros behind, up to ``size`` rows."""
+    if a.shape[axis] == size:
+        return a
+    widths = [(0, size - n if k == axis else 0) for k, n in enumerate(a.shape)]
+    return jnp.pad(a, widths)
+
+
+def _forward(
+    cell_name: str, reverse: bool, keep: bool, weights: Weights, x: Inputs, state: State, lengths
+):
+    """Outputs and last state, and what the kernel backwards needs."""
+    from jaxrnn.recurrence import persistent_kernels as kernels
+
+    dtype, (_, batch_size, _) = x.dtype, x.shape
+    hidden_size = weights.weight_hh.shape[1]
+    cell = CELLS[cell_name]
+    plan = planned(cell, hidden_size, batch_size, device()[1])
+    rows = plan.groups * plan.rows
+    bias_x, bias_h = biases(cell_name, weights, jnp.dtype(jnp.float32))
+    gates_x = gates_of_inputs(x, weights.weight_ih.astype(dtype))
+    bias_n = None
+    if bias_x is not None and bias_h is not None:  # of a GRU: those of r and z join the input's
+        split = 2 * hidden_size
+        bias_x = bias_x + bias_h.at[split:].set(0)
+        bias_n = jnp.broadcast_to(bias_h[None, split:], (plan.rows, hidden_size))
+    if bias_x is not None:
+        gates_x = gates_x + bias_x[None, None]
+    if lengths is not None:
+        lengths = jnp.broadcast_to(_padded(lengths, 0, rows)[:, None], (rows, plan.units))
+    hs, last, cs, saved = kernels.forward(
+        kernels.gpu(),
+        plan,
+        cell_name,
+        reverse,
+        keep,
+        _padded(gates_x, 1, rows),
+        bias_n,
+        weights.weight_hh.astype(dtype),
+        tuple(_padded(s, 0, rows) for s in state),
+        lengths,
+    )
+    y = (hs[:-1] if reverse else hs[1:])[:, :batch_size]
+    return (y, tuple(s[:batch_size] for s in last)), (weights, x, hs, cs, saved, lengths)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _persistent(cell_name, reverse, weights, x, state, lengths):
+    return _forward(cell_name, reverse, False, weights, x, state, lengths)[0]
+
+
+def _kept(cell_name, reverse, weights, x, state, lengths):
+    return _forward(cell_name, reverse, True, weights, x, state, lengths)
+
+
+def _backward(cell_name: str, reverse: bool, kept, grads):
+    from jaxrnn.recurrence import persistent_kernels as kernels
+
+    weights, x, hs, cs, saved, lengths = kept
+    dhs, dlast = grads
+    batch_size, rows = x.shape[1], hs.shape[1]
+    hidden_size = hs.shape[2]
+    plan = planned(CELLS[cell_name], hidden_size, batch_size, device()[1])
+    weight_hh = weights.weight_hh.astype(x.dtype)
+    dgates, differing, dstate = kernels.backward(
+        kernels.gpu(),
+        plan,
+        cell_name,
+        reverse,
+        _padded(dhs, 1, rows),
+        hs,
+        cs,
+        saved,
+        weight_hh,
+        tuple(_padded(d, 0, rows) for d in dlast),
+        lengths,
+    )
+    dgates_h = dgates[:, :batch_size]
+    dgates_x = dgates_h
+    if differing is not None:
+        split = dgates.shape[2] - hidden_size
+        dgates_x = jnp.concatenate([dgates_h[..., :split], differing[:, :batch_size]], axis=-1)
+    h_in = (hs[1:] if reverse else hs[:-1])[:, :batch_size]
+    dweights, dx = gradients(weights, x, dgates_x, dgates_h, h_in)
+    first = dgates_h[-1 if reverse else 0]
+    dh, *rest = (d[:batch_size] for d in dstate)
+    return dweights, dx, (dh + matmul(first, weight_hh), *rest), None
+
+
+_persistent.defvjp(_kept, _backward)
+_compiled = jax.jit(_persistent, static_argnums=(0, 1))  # so that eager calls compile once
+
+
+def run(
+    cell: Cell,
+    weights: Weights,
+    x: Inputs,
+    state: State,
+    per_step: PerStep,
+    reverse: bool,
+) -> tuple[Float[Array, "T B P"], State]:
+    """See ``Backend``."""
+    lengths = None
+    if per_step.valid is not None:
+        lengths = per_step.valid.sum(0, dtype=jnp.int32)
+    return _compiled(cell.name, reverse, weights, x, state, lengths)
+
+
+BACKEND = Backend("persistent", run, supports)

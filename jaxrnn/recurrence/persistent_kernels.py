@@ -1,0 +1,482 @@
+"""Two GPU kernels: all steps of a layer in one launch, and all of them backwards.
+
+A block of threads keeps the recurrent weights of ``units`` hidden units in shared memory, and has
+these units of ``rows`` sequences. At each step it multiplies what all blocks have published of the
+step before (the states; backwards, the gradients of the gates) by its weights, does the
+element-wise work in registers, where the state stays, publishes its own part in global memory, and
+counts one up for it. A block waits until that count says that all have published: the one barrier
+of a step. All blocks must run at once, so there are never more than multiprocessors.
+
+In Pallas for Mosaic GPU (wgmma: compute capability 9). What touches the machine other than by its
+documented primitives goes through a ``Machine``, so that the same kernels run under JAX's
+interpreter, whose blocks are threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float, Int
+
+SHARED_BYTES = 220 * 1024  # of a block, of 227 KiB that a multiprocessor of Hopper lends to one
+MAX_STAGES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a layer is shared among blocks."""
+
+    rows: int  # sequences of a block: whole wgmma tiles of 64
+    units: int  # hidden units of a block
+    groups: int  # of blocks with the same sequences
+    blocks: int  # of a group
+    chunk: int  # columns of what is published that are loaded at a time
+    stages: int  # chunks in shared memory at once
+
+
+class Machine(NamedTuple):
+    """How blocks are launched, read global memory, and wait for each other."""
+
+    launch: Callable[[int, int], dict[str, Any]]  # options of a kernel of (groups, blocks)
+    load: Callable[[Any, Any], Array]  # (reference, index) -> (rows, units), as products give it
+    zeros: Callable[[tuple[int, int]], Array]  # laid out as what is loaded
+    multiply: Callable[[Any, Any, Any], None]  # (sums, a, b): sums += a @ b.T
+    counter: Callable[[Plan, Any], Any]  # of a group: the same for all of its blocks, from zero
+    signal: Callable[[Any, Any], None]  # one more, once what is published in a reference is there
+    wait: Callable[[Any, Any], Any]  # until it is at least so many: gives 0, for what is read then
+
+
+def gpu() -> Machine:
+    """A GPU itself."""
+
+    needs_index = inspect.signature(plgpu.load).parameters["idx"].default is inspect.Parameter.empty
+
+    def load(ref, where):
+        index = {"idx": ()} if needs_index else {}  # jax 0.10; later deprecated
+        return plgpu.load(ref.at[where], **index, layout=plgpu.Layout.WGMMA, optimized=False)
+
+    def semaphores(plan):
+        return pl.get_global(plgpu.SemaphoreType.REGULAR((plan.groups,)))
+
+    def signal(counter, published):
+        plgpu.semaphore_signal(counter, memory_scope="gpu")
+
+    def wait(counter, value):
+        plgpu.semaphore_wait(counter, value, decrement=False, memory_scope="gpu")
+        return 0
+
+    return Machine(
+        launch=lambda groups, blocks: {
+            "grid": (groups, blocks),
+            "grid_names": ("group", "block"),
+        },
+        load=load,
+        zeros=lambda shape: plgpu.layout_cast(jnp.zeros(shape, jnp.float32), plgpu.Layout.WGMMA),
+        multiply=lambda sums, a, b: plgpu.wgmma(sums, a, b.T),
+        counter=lambda plan, group: semaphores(plan).at[group],
+        signal=signal,
+        wait=wait,
+    )
+
+
+def plan(num_gates: int, hidden_size: int, batch_size: int, multiprocessors: int) -> Plan | None:
+    """The most blocks that run at once and whose weights fit, or None."""
+    chunk = 128 if hidden_size % 128 == 0 else 64
+    for rows in (64, 128):
+        for units in (16, 32, 64):
+            groups, blocks = -(-batch_size // rows), hidden_size // units
+            weights = 2 * num_gates * hidden_size * units
+            published = 2 * rows * units * (num_gates + 1)
+            stages = (SHARED_BYTES - weights - published) // (2 * rows * chunk)
+            if groups * blocks <= multiprocessors and stages >= 2:
+                stages = min(stages, MAX_STAGES, hidden_size // chunk)
+                return Plan(rows, units, groups, blocks, chunk, stages)
+    return None
+
+
+def _sigmoid(a: Array) -> Array:
+    return jnp.tanh(a * 0.5) * 0.5 + 0.5
+
+
+def _lstm_forward(x, h, state):
+    i, f, o = (_sigmoid(x[k] + h[k]) for k in (0, 1, 3))
+    g = jnp.tanh(x[2] + h[2])
+    c = f * state[1] + i * g
+    return (o * jnp.tanh(c), c), (i, f, g, o)
+
+
+def _lstm_backward(saved, before, after, dstate):
+    (i, f, g, o), c_in, (dh, dc) = saved, before, dstate
+    tanh_c = jnp.tanh(after)
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    di, df, do = dc * g * i * (1 - i), dc * c_in * f * (1 - f), dh * tanh_c * o * (1 - o)
+    return (di, df, dc * i * (1 - g * g), do), (), (None, dc * f)
+
+
+def _gru_forward(x, h, state):
+    r, z = (_sigmoid(x[k] + h[k]) for k in (0, 1))
+    n = jnp.tanh(x[2] + r * h[2])
+    return (n + z * (state[0] - n),), (r, z, n, h[2])
+
+
+def _gru_backward(saved, before, after, dstate):
+    (r, z, n, n_h), (dh,) = saved, dstate
+    dn = dh * (1 - z) * (1 - n * n)
+    dr, dz = dn * n_h * r * (1 - r), dh * (before - n) * z * (1 - z)
+    return (dr, dz, dn * r), (dn,), (dh * z,)
+
+
+def _rnn_tanh_forward(x, h, state):
+    return (jnp.tanh(x[0] + h[0]),), ()
+
+
+def _rnn_tanh_backward(saved, before, after, dstate):
+    return (dstate[0] * (1 - after * after),), (), (None,)
+
+
+def _rnn_relu_forward(x, h, state):
+    return (jnp.maximum(x[0] + h[0], 0),), ()
+
+
+def _rnn_relu_backward(saved, before, after, dstate):
+    return (jnp.where(after > 0, dstate[0], 0),), (), (None,)
+
+
+class _Step(NamedTuple):
+    """A cell, of (rows, units) a gate.
+
+    ``forward(gates of x, of h, state)`` gives the next state and what is saved;
+    ``backward(saved, before, after, gradient of the state)`` the gradients of the gates of h, of
+    those of x that differ (the last), and of the state before, other than through gates of h.
+    Before and after are of the last member of the state, which a cell with two saves.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    num_saved: int
+    num_differing: int = 0
+    needs_before: bool = False
+    needs_after: bool = False
+
+
+_STEPS = {
+    "lstm": _Step(_lstm_forward, _lstm_backward, 4, needs_before=True, needs_after=True),
+    "gru": _Step(_gru_forward, _gru_backward, 4, num_differing=1, needs_before=True),
+    "rnn_tanh": _Step(_rnn_tanh_forward, _rnn_tanh_backward, 0, needs_after=True),
+    "rnn_relu": _Step(_rnn_relu_forward, _rnn_relu_backward, 0, needs_after=True),
+}
+
+
+def _shared(shape: Sequence[int], dtype: Any) -> Any:
+    """Of a block: tiled for products and bulk copies, as far as rows of ``shape`` go."""
+    bits = jnp.finfo(dtype).bits
+    swizzle = plgpu.find_swizzle(shape[-1] * bits)
+    tiling = plgpu.TilingTransform((8, 8 * swizzle // bits))
+    return plgpu.SMEM(shape, dtype, transforms=(tiling, plgpu.SwizzleTransform(swizzle)))
+
+
+def _product(
+    machine: Machine, columns: Callable[[Any], Any], weight: Any, ring: Any, arrived: Any, when: Any
+) -> Array:
+    """``published @ weight.T``, (rows, N): zeros where ``when`` is False.
+
+    ``columns(slice)`` are those of the published (rows, K) in global memory; chunks of them come
+    by turns into the ring.
+    """
+    stages, rows, chunk = ring.shape
+    size, width = weight.shape
+    count = width // chunk
+
+    def part(k):
+        return pl.ds(k * chunk, chunk)
+
+    def load(k):
+        plgpu.copy_gmem_to_smem(columns(part(k)), ring.at[k % stages], arrived.at[k % stages])
+
+    def multiply(sums):
+        @pl.when(when)
+        def _():
+            for k in range(stages):
+                load(k)
+
+            @pl.loop(0, count)
+            def _(k):
+                plgpu.barrier_wait(arrived.at[k % stages])
+                machine.multiply(sums, ring.at[k % stages], weight.at[:, part(k)])
+
+                @pl.when(k + stages < count)
+                def _():
+                    plgpu.wgmma_wait(0)
+                    load(k + stages)
+
+        return sums[...]
+
+    return pl.run_scoped(multiply, plgpu.WGMMAAccumulatorRef((rows, size), jnp.float32))
+
+
+class _Block:
+    """What a block of either kernel has and does."""
+
+    def __init__(self, machine: Machine, plan: Plan, num_steps: int, reverse: bool, lengths: Any):
+        self.machine, self.plan, self.num_steps, self.reverse = machine, plan, num_steps, reverse
+        group, self.index = jax.lax.axis_index("group"), jax.lax.axis_index("block")
+        self.rows = pl.ds(group * plan.rows, plan.rows)
+        self.units = self.columns(0, 0)
+        self.counter = machine.counter(plan, group)
+        self.lengths = None
+        if lengths is not None:
+            self.lengths = machine.load(lengths, (self.rows, pl.ds(0, plan.units)))
+
+    def columns(self, part: int, hidden_size: int) -> Any:
+        """Its units, in the part of an array that has ``hidden_size`` columns for each."""
+        return pl.ds(part * hidden_size + self.index * self.plan.units, self.plan.units)
+
+    def time(self, s: Any) -> Any:
+        """The step that runs as number ``s``."""
+        return self.num_steps - 1 - s if self.reverse else s
+
+    def slot(self, s: Any) -> Any:
+        """Where the state before the step that runs as number ``s`` is, of T + 1."""
+        return self.num_steps - s if self.reverse else s
+
+    def load(self, ref: Any, *index: Any) -> Array:
+        return self.machine.load(ref, index).astype(jnp.float32)
+
+    def parts(self, ref: Any, t: Any, count: int, hidden_size: int) -> list[Array]:
+        return [self.load(ref, t, self.rows, self.columns(k, hidden_size)) for k in range(count)]
+
+    def kept(self, t: Any, new: Sequence[Array], old: Sequence[Array]) -> tuple[Array, ...]:
+        """New where the sequence has a step ``t``, else old."""
+        if self.lengths is None:
+            return tuple(new)
+        valid = t < self.lengths
+        return tuple(jnp.where(valid, n, o) for n, o in zip(new, old, strict=True))
+
+    def publish(self, values: Sequence[Array], staged: Any, targets: Sequence[Any]) -> None:
+        """Write them from shared memory, and count up when they can be read."""
+        for k, value in enumerate(values):
+            staged[k] = value.astype(staged.dtype)
+        plgpu.commit_smem()
+        for k, target in enumerate(targets):
+            plgpu.copy_smem_to_gmem(staged.at[k], target)
+        plgpu.wait_smem_to_gmem(0)
+        self.machine.signal(self.counter, targets[-1])
+
+    def after(self, count: Any, index: Any) -> Any:
+        """``index``, once all blocks of its group have published so many times."""
+        return index + self.machine.wait(self.counter, count * self.plan.blocks)
+
+
+def _with_weights(weight: Any, block: _Block, memory: Any, arrived: Any) -> None:
+    plgpu.copy_gmem_to_smem(weight.at[block.index], memory, arrived)
+    plgpu.barrier_wait(arrived)
+
+
+def _scratch(plan: Plan, dtype: Any, weight_shape: Sequence[int], num_staged: int) -> list[Any]:
+    """Weights, the ring, what is published; barriers of the first two."""
+    return [
+        _shared(weight_shape, dtype),
+        _shared((plan.stages, plan.rows, plan.chunk), dtype),
+        _shared((num_staged, plan.rows, plan.units), dtype),
+        plgpu.Barrier(),
+        plgpu.Barrier(num_barriers=plan.stages),
+    ]
+
+
+def forward(
+    machine: Machine,
+    plan: Plan,
+    cell_name: str,
+    reverse: bool,
+    keep: bool,
+    gates_x: Float[Array, "T B G"],
+    bias_n: Float[Array, "R H"] | None,
+    weight_hh: Float[Array, "G H"],
+    state: tuple[Float[Array, "B H"], ...],
+    lengths: Int[Array, "B U"] | None,
+) -> tuple[Array, tuple[Array, ...], Array | None, Array | None]:
+    """Of whole groups of rows: outputs with the first h, last states, and what backward needs.
+
+    ``hs`` (T + 1, B, H) in the dtype of ``weight_hh`` has the first h before the step that runs
+    first. Where ``keep``, so do the LSTM's ``cs`` in float32, and ``saved`` (T, B, S * H) are its
+    activations.
+    """
+    (num_steps, batch_size, _), hidden_size = gates_x.shape, weight_hh.shape[1]
+    num_gates = len(weight_hh) // hidden_size
+    step = _STEPS[cell_name]
+    wide = jnp.float32
+    # (blocks, gates * units, H): what a block multiplies by, gate after gate.
+    weight = weight_hh.reshape(num_gates, plan.blocks, plan.units, hidden_size)
+    weight = weight.swapaxes(0, 1).reshape(plan.blocks, -1, hidden_size)
+    inputs = {"gates_x": gates_x, "weight": weight, "bias_n": bias_n, "lengths": lengths}
+    inputs = {k: v for k, v in inputs.items() if v is not None}
+    inputs |= {f"first{k}": s for k, s in enumerate(state)}
+    outputs = {"hs": jax.ShapeDtypeStruct((num_steps + 1, batch_size, hidden_size), weight.dtype)}
+    outputs |= {
+        f"last{k}": jax.ShapeDtypeStruct((batch_size, hidden_size), wide) for k in range(len(state))
+    }
+    if keep and len(state) == 2:
+        outputs["cs"] = jax.ShapeDtypeStruct((num_steps + 1, batch_size, hidden_size), wide)
+    if keep and step.num_saved:
+        shape = (num_steps, batch_size, step.num_saved * hidden_size)
+        outputs["saved"] = jax.ShapeDtypeStruct(shape, wide)
+
+    def body(*refs):
+        names = [*inputs, *outputs]
+        ref = dict(zip(names, refs[: len(names)], strict=True))
+        weight_memory, ring, staged, weight_arrived, arrived = refs[len(names) :]
+        block = _Block(machine, plan, num_steps, reverse, ref.get("lengths"))
+        _with_weights(ref["weight"], block, weight_memory, weight_arrived)
+        units = block.units
+        bias = None
+        if bias_n is not None:
+            bias = block.load(ref["bias_n"], pl.ds(0, plan.rows), units)
+
+        def write(slot, state):
+            if "cs" in ref:
+                ref["cs"][slot, block.rows, units] = state[1]
+            block.publish(state[:1], staged, [ref["hs"].at[slot, block.rows, units]])
+
+        def advance(s, state):
+            t = block.time(s)
+            from_x = block.parts(ref["gates_x"], t, num_gates, hidden_size)
+            slot = block.after(s + 1, block.slot(s))
+            sums = _product(
+                machine,
+                lambda part: ref["hs"].at[slot, block.rows, part],
+                weight_memory,
+                ring,
+                arrived,
+                s >= 0,
+            )
+            from_h = [sums[:, k * plan.units : (k + 1) * plan.units] for k in range(num_gates)]
+            if bias is not None:
+                from_h[2] = from_h[2] + bias
+            new, saved = step.forward(from_x, from_h, state)
+            new = block.kept(t, new, state)
+            if "saved" in ref:
+                for k, value in enumerate(saved):
+                    ref["saved"][t, block.rows, block.columns(k, hidden_size)] = value
+            write(block.slot(s + 1), new)
+            return new
+
+        first = tuple(block.load(ref[f"first{k}"], block.rows, units) for k in range(len(state)))
+        write(block.slot(0), first)
+        last = jax.lax.fori_loop(0, num_steps, advance, first)
+        for k, value in enumerate(last):
+            ref[f"last{k}"][block.rows, units] = value
+
+    found = plgpu.kernel(
+        body,
+        out_type=list(outputs.values()),
+        scratch_types=_scratch(plan, weight.dtype, weight.shape[1:], 1),
+        **machine.launch(plan.groups, plan.blocks),
+    )(*inputs.values())
+    found = dict(zip(outputs, found, strict=True))
+    last = tuple(found[f"last{k}"] for k in range(len(state)))
+    return found["hs"], last, found.get("cs"), found.get("saved")
+
+
+def backward(
+    machine: Machine,
+    plan: Plan,
+    cell_name: str,
+    reverse: bool,
+    dhs: Float[Array, "T B H"],
+    hs: Float[Array, "T1 B H"],
+    cs: Float[Array, "T1 B H"] | None,
+    saved: Float[Array, "T B S"] | None,
+    weight_hh: Float[Array, "G H"],
+    dstate: tuple[Float[Array, "B H"], ...],
+    lengths: Int[Array, "B U"] | None,
+) -> tuple[Array, Array | None, tuple[Array, ...]]:
+    """Gradients of the gates of h (T, B, G); of the gate of x that differs; of the first state.
+
+    The last without what comes through the gates of the step that runs first.
+    """
+    num_steps, batch_size, hidden_size = dhs.shape
+    num_gates = len(weight_hh) // hidden_size
+    step = _STEPS[cell_name]
+    # (blocks, units, G): what a block multiplies by.
+    weight = weight_hh.T.reshape(plan.blocks, plan.units, -1)
+    inputs = {"dhs": dhs, "hs": hs, "cs": cs, "saved": saved, "weight": weight, "lengths": lengths}
+    inputs = {k: v for k, v in inputs.items() if v is not None}
+    inputs |= {f"last{k}": s for k, s in enumerate(dstate)}
+    gates = (num_steps, batch_size, num_gates * hidden_size)
+    outputs = {"dgates": jax.ShapeDtypeStruct(gates, weight.dtype)}
+    outputs |= {f"first{k}": jax.ShapeDtypeStruct(s.shape, s.dtype) for k, s in enumerate(dstate)}
+    if step.num_differing:
+        outputs["differing"] = jax.ShapeDtypeStruct(dhs.shape, weight.dtype)
+
+    def body(*refs):
+        names = [*inputs, *outputs]
+        ref = dict(zip(names, refs[: len(names)], strict=True))
+        weight_memory, ring, staged, weight_arrived, arrived = refs[len(names) :]
+        # The step that runs as number s backwards is number T - 1 - s forwards.
+        block = _Block(machine, plan, num_steps, not reverse, ref.get("lengths"))
+        _with_weights(ref["weight"], block, weight_memory, weight_arrived)
+        units = block.units
+        states = ref["cs"] if "cs" in ref else ref["hs"]
+
+        def advance(s, dstate):
+            t = block.time(s)
+            dh_out = block.load(ref["dhs"], t, block.rows, units)
+            before = after = None
+            kept = []
+            if saved is not None:
+                kept = block.parts(ref["saved"], t, step.num_saved, hidden_size)
+            # Slots are counted forwards: the state after a step is where that before the next is.
+            t_in, t_out = (t + 1, t) if reverse else (t, t + 1)
+            if step.needs_before:
+                before = block.load(states, t_in, block.rows, units)
+            if step.needs_after:
+                after = block.load(states, t_out, block.rows, units)
+
+            done = block.after(s, block.time(jnp.maximum(s - 1, 0)))
+            through = _product(
+                machine,
+                lambda part: ref["dgates"].at[done, block.rows, part],
+                weight_memory,
+                ring,
+                arrived,
+                s > 0,
+            )
+            held = (dstate[0] + through + dh_out, *dstate[1:])
+            dgates, differing, direct = step.backward(kept, before, after, held)
+            zeros = machine.zeros((plan.rows, plan.units))
+            if direct[0] is None:
+                direct = (zeros, *direct[1:])
+            published = (*dgates, *differing)
+            published = block.kept(t, published, [zeros] * len(published))
+            targets = [
+                ref["dgates"].at[t, block.rows, block.columns(k, hidden_size)]
+                for k in range(num_gates)
+            ]
+            if differing:
+                targets.append(ref["differing"].at[t, block.rows, units])
+            block.publish(published, staged, targets)
+            return block.kept(t, direct, held)
+
+        last = tuple(block.load(ref[f"last{k}"], block.rows, units) for k in range(len(dstate)))
+        first = jax.lax.fori_loop(0, num_steps, advance, last)
+        for k, value in enumerate(first):
+            ref[f"first{k}"][block.rows, units] = value
+
+    found = plgpu.kernel(
+        body,
+        out_type=list(outputs.values()),
+        scratch_types=_scratch(
+            plan, weight.dtype, weight.shape[1:], num_gates + step.num_differing
+        ),
+        **machine.launch(plan.groups, plan.blocks),
+    )(*inputs.values())
+    found = dict(zip(outputs, found, strict=True))
+    first = tuple(found[f"first{k}"] for k in range(len(dstate)))
+    return found["dgates"], found.get("differing"), first

@@ -1,0 +1,169 @@
+"""The persistent kernels: interpreted, lowered for CUDA, and what they refuse."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import interpreted
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import recurrence_cases
+from interpreted import KINDS
+from recurrence_cases import make, spec_of
+
+from jaxrnn import recurrence
+from jaxrnn.cells import CELLS
+from jaxrnn.recurrence import BACKENDS, Weights, choose, persistent, persistent_kernels
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """All that the interpreter gives, by a process that lets blocks wait."""
+    path = tmp_path_factory.mktemp("interpreted") / "found.npz"
+    command = [sys.executable, interpreted.__file__, str(path)]
+    subprocess.run(command, check=True, env=os.environ | {"NPROC": "16"})
+    return np.load(path)
+
+
+def errors(found, name, expected):
+    """By norms, of everything that a case gives."""
+    return {
+        what: np.linalg.norm(np.float64(found[f"{name}: {what}"]) - np.float64(value))
+        / np.linalg.norm(np.float64(value))
+        for what, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_outputs_states_and_every_gradient_are_those_of_scan(name, found):
+    expected = interpreted.results(KINDS[name], "scan")
+    for what, error in errors(found, name, expected).items():
+        assert error <= 1e-3, (what, error)  # a state may be rounded to another neighbour
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if "relu" not in name])  # it has a kink
+def test_they_are_within_the_rounding_of_operands_of_those_in_float64(name, found):
+    kind = KINDS[name]
+    case, lengths = interpreted.make(kind)
+    arrays = jax.tree.map(lambda a: a.astype(jnp.float64), case._replace(cell=None))
+    options = {"reverse": kind.reverse, "lengths": lengths, "backend": "reference"}
+    expected = recurrence_cases.results(arrays._replace(cell=case.cell), **options)
+    for what, error in errors(found, name, expected).items():
+        assert error <= 1e-2, (what, error)
+
+
+def gpu_spec(kind, **changes):
+    fields = {"platform": "gpu", "dtype": jnp.dtype("bfloat16"), "hidden_size": 64, **changes}
+    return spec_of(make(kind), **fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("lstm", {"platform": "cpu"}, "it needs an NVIDIA GPU, the device is a CPU"),
+        (
+            "lstm",
+            {"dtype": jnp.dtype("float32")},
+            "it computes in bfloat16 or float16, not in float32",
+        ),
+        ("lstm_proj", {}, "it has no projection"),
+        ("gru", {"resets": True}, "it can't reset the state within a sequence"),
+        ("lstm", {"scaled": True}, "it has no dropout on candidates"),
+        ("gru", {"hidden_size": 96}, "hidden_size is 96, it needs a multiple of 64"),
+        (
+            "lstm",
+            {"hidden_size": 4096},
+            "the weights of 4096 units don't fit into the 132 multiprocessors at 3 sequences",
+        ),
+    ],
+)
+def test_what_it_can_not_do_it_says(kind, changes, reason, monkeypatch):
+    monkeypatch.setattr(persistent, "device", lambda: ("9.0", 132))
+    assert persistent.supports(gpu_spec(kind, **changes)) == reason
+
+
+def test_another_generation_of_gpus_is_refused(monkeypatch):
+    monkeypatch.setattr(persistent, "device", lambda: ("8.0", 108))
+    expected = "its products need compute capability 9 (Hopper), the device has 8.0"
+    assert persistent.supports(gpu_spec("gru")) == expected
+
+
+def test_it_is_taken_by_name_alone(monkeypatch):
+    monkeypatch.setattr(persistent, "device", lambda: ("9.0", 132))
+    spec = gpu_spec("gru", masked=True)
+    assert choose(spec, "persistent") is BACKENDS["persistent"]
+    assert choose(spec).name == "scan"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),  # gates, units, sequences; rows, units, groups, blocks, chunk, stages
+    [
+        ((4, 768, 16), (64, 16, 1, 48, 128, 6)),
+        ((4, 512, 64), (64, 16, 1, 32, 128, 4)),
+        ((4, 1024, 64), (64, 16, 1, 64, 128, 5)),
+        ((4, 512, 128), (64, 16, 2, 32, 128, 4)),
+        ((4, 1024, 256), (128, 16, 2, 64, 128, 2)),
+        ((3, 1024, 65), (64, 16, 2, 64, 128, 7)),
+        ((1, 192, 1), (64, 16, 1, 12, 64, 3)),
+        ((1, 2048, 200), (128, 32, 2, 64, 128, 2)),
+    ],
+)
+def test_as_many_blocks_as_fit_share_the_units(sizes, expected):
+    num_gates, hidden_size, batch_size = sizes
+    plan = persistent_kernels.plan(num_gates, hidden_size, batch_size, 132)
+    assert plan is not None
+    assert dataclasses.astuple(plan) == expected
+    weights, published = num_gates * hidden_size * plan.units, (num_gates + 1) * plan.units
+    shared = weights + plan.rows * (published + plan.stages * plan.chunk)
+    assert 2 * shared <= 220 * 1024
+    assert plan.groups * plan.blocks <= 132
+    assert plan.blocks * plan.units == hidden_size
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("name", CELLS)
+def test_lowered_for_cuda_a_sequence_is_one_launch_and_one_backwards(name, monkeypatch):
+    monkeypatch.setattr(persistent, "device", lambda: ("9.0", 132))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cell, size = CELLS[name], 512
+    gates = cell.num_gates * size
+
+    def array(*shape, dtype="float32") -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+    weights = Weights(array(gates, 8), array(gates, size), array(gates), array(gates))
+    x, lengths = array(7, 70, 8, dtype="bfloat16"), array(70, dtype="int32")
+    state = tuple(array(70, size) for _ in range(cell.num_states))
+
+    def outputs(*arguments):
+        *arguments, lengths = arguments
+        return recurrence.run(cell, *arguments, lengths=lengths, backend="persistent")
+
+    def loss(*arguments):
+        y, last = outputs(*arguments)
+        return y.astype(jnp.float32).sum() + sum(s.sum() for s in last)
+
+    kernel = jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")
+    export = partial(jax.export.export, platforms=["cuda"], disabled_checks=[kernel])
+    for function, launches in ((outputs, 1), (jax.grad(loss, argnums=(0, 1, 2)), 2)):
+        lowered = export(jax.jit(function))(weights, x, state, lengths).mlir_module()
+        assert lowered.count("stablehlo.custom_call @mosaic_gpu_v2") == launches
+        assert "stablehlo.while" not in lowered
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("name", KINDS)
+def test_on_a_gpu_it_is_scan_and_the_same_bits_each_time(name):
+    assert jax.default_backend() == "gpu"
+    first, second = (interpreted.results(KINDS[name], "persistent") for _ in range(2))
+    found = {f"{name}: {what}": value for what, value in first.items()}
+    for what, error in errors(found, name, interpreted.results(KINDS[name], "scan")).items():
+        assert error <= 1e-3, (what, error)
+    for what, value in second.items():
+        np.testing.assert_array_equal(value, first[what])
