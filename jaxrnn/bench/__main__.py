@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxrnn import cli
+from jaxrnn.bench.lines import append, check_writable
 from jaxrnn.bench.peers import DEFAULT, ONLY_NAMED, PeerName, installed
 from jaxrnn.bench.workloads import SUITES, Drawing, Workload, quick, shapes
 from jaxrnn.errors import InputError
@@ -82,7 +83,7 @@ def run_command(argv: list[str]) -> int:
         raise InputError(f"--plot is {options.plot!r}, expected a name in {', '.join(PICTURES)}")
     for flag in ("json", "plot"):
         if path := getattr(options, flag):
-            _check_writable(flag, Path(path))
+            check_writable(flag, Path(path))
     # Before JAX and torch are there, which share a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     cli.use_device(options.device, cpu_shards=cli.num_cores())
@@ -119,7 +120,7 @@ def run_command(argv: list[str]) -> int:
         report.block(console, found)
         rows += found
         if options.json:
-            _write(options.json, results.to_lines(found, about))
+            append(options.json, results.to_lines(found, about))
     report.footer(console, rows, about, {} if options.peers else ONLY_NAMED)
     if all("skipped" in row for row in rows):
         print("error: nothing was timed: no peer could do any of it", file=sys.stderr)
@@ -160,27 +161,6 @@ def explain(workload: Workload) -> str:
         likeliest = "by counting" if rules.count_larger(workload.input_size) else "by a sort"
         said.append(f"up to {CHUNK} symbols a dispatch, the likeliest found {likeliest}")
     return ", ".join(said)
-
-
-def _check_writable(flag: str, path: Path) -> None:
-    """Now rather than after minutes of timing."""
-    existed = os.path.lexists(path)  # a link to what does not exist yet stays a link
-    try:
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"can't write --{flag} {path}: {reason}; name another file") from error
-
-
-def _write(path: str, lines: str) -> None:
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(lines)
-    except OSError as error:
-        raise InputError(f"can't write --json {path}: {error}") from error
 
 
 if __name__ == "__main__":

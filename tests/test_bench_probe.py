@@ -1,0 +1,55 @@
+"""Ways in which XLA may run a loop, each timed in a process of its own."""
+
+import json
+
+import pytest
+from refusals import message
+
+from jaxrnn.bench import probe
+from jaxrnn.bench.probe import Way, line, run_command
+
+TIMES = {"ms": 1.5, "ms_low": 1.25, "ms_high": 2.0}
+
+
+def test_every_way_is_timed_or_said_to_be_refused(tmp_path, monkeypatch, capsys):
+    unknown = "--xla_that_nobody_knows=1"
+    monkeypatch.setattr(probe, "WAYS", (Way(4), Way(2, unknown)))
+    path = tmp_path / "ways.jsonl"
+    assert run_command(["lesson-simple-rnn", "--device", "cpu", "--json", str(path)]) == 0
+    found, refused = (json.loads(text) for text in path.read_text().splitlines())
+    assert (found["row"], found["unroll"], found["flags"]) == ("lesson-simple-rnn", 4, "")
+    assert 0 < found["ms_low"] <= found["ms"] <= found["ms_high"] < 1e3 * found["compile_s"]
+    assert found["platform"] == "cpu"
+    assert refused["unroll"] == 2
+    assert unknown in refused["refused"]
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("lesson-simple-rnn, ms a step")
+    assert [text.strip()[:9] for text in shown[1:]] == ["unroll  4", "unroll  2"]
+    assert shown[1].endswith(", 1.00")
+
+
+def test_a_share_is_of_the_first_ways_time():
+    assert line({"unroll": 16, "flags": "", **TIMES}, 3.0) == (
+        "unroll 16: 1.500 (1.250 to 2.000), 0.50"
+    )
+    assert line({"unroll": 1, "flags": "--a=b", **TIMES}, None) == (
+        "unroll  1, --a=b: 1.500 (1.250 to 2.000)"
+    )
+
+
+def test_it_fails_where_the_first_way_does(monkeypatch, capsys):
+    monkeypatch.setattr(probe, "WAYS", (Way(),))
+    monkeypatch.setattr(probe, "CHILD", "import sys; sys.exit('no such device')")
+    assert run_command(["lesson-simple-rnn", "--device", "cpu"]) == 1
+    assert "unroll  1: refused: no such device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["lstm"], "ROW is 'lstm', expected some of lesson-simple-rnn, lesson-char-rnn"),
+        (["gru", "--json", "no/such/file"], "can't write --json no/such/file: No such file or"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, expected):
+    assert message(run_command, arguments).startswith(expected)
