@@ -47,6 +47,7 @@ def test_it_fails_where_the_first_way_does(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["lesson-simple-rnn", "--device", "tpu"], "--device tpu: JAX finds none here; install"),
         (["lstm"], "ROW is 'lstm', expected some of lesson-simple-rnn, lesson-char-rnn"),
         (["gru", "--json", "no/such/file"], "can't write --json no/such/file: No such file or"),
     ],

@@ -19,7 +19,7 @@ from jaxrnn.errors import InputError
 
 ROWS = {workload.name: workload for suite in SUITES.values() for workload in suite}
 GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
-CHILD = "from jaxrnn.bench import probe; probe.measure()"
+CHILD = "import sys; from jaxrnn.bench import probe; sys.exit(probe.cli.exit_code(probe.measure))"
 UNROLLED_GRAPHS = f"{GRAPHS} --xla_gpu_command_buffer_unroll_loops=true"
 
 
@@ -105,7 +105,10 @@ def line(found: dict[str, Any], base: float | None) -> str:
 
 
 def in_a_process(row: str, way: Way, device: str) -> dict[str, Any]:
-    """As ``measure``, under the way's flags; or ``refused``, with the reason."""
+    """As ``measure``, under the way's flags; or ``refused``, with the reason.
+
+    Raises InputError as ``cli.use_device``.
+    """
     flags = " ".join(f for f in (os.environ.get("XLA_FLAGS", ""), way.flags) if f)
     command = [sys.executable, "-c", CHILD, row, str(way.unroll), device]
     environment = os.environ | {"XLA_FLAGS": flags}
@@ -114,6 +117,8 @@ def in_a_process(row: str, way: Way, device: str) -> dict[str, Any]:
     if done.returncode == 0:
         return about | json.loads(done.stdout.splitlines()[-1])
     said = [text for text in done.stderr.splitlines() if text.strip()]
+    if done.returncode == 2:
+        raise InputError(said[-1].removeprefix("error: "))
     return about | {"refused": said[-1][:200] if said else f"exit code {done.returncode}"}
 
 
