@@ -66,12 +66,38 @@ def planned(cell: Cell, hidden_size: int, batch_size: int, multiprocessors: int)
     return kernels.plan(cell.num_gates, hidden_size, batch_size, multiprocessors)
 
 
-def _padded(a: Array, axis: int, size: int) -> Array:
-    """With zeros behind, up to ``size`` rows."""
-    if a.shape[axis] == size:
-        return a
-    widths = [(0, size - n if k == axis else 0) for k, n in enumerate(a.shape)]
-    return jnp.pad(a, widths)
+def _over_time(a: Array, plan: Any) -> Array:
+    """(T, B, ...) as rows of steps, with zeros: up to the stride, and the margin at both ends."""
+    widths = [(0, 0), (0, plan.stride - a.shape[1]), *[(0, 0)] * (a.ndim - 2)]
+    rows = jnp.pad(a, widths).reshape(-1, *a.shape[2:])
+    return jnp.pad(rows, [(plan.margin, plan.margin), *widths[2:]])
+
+
+def _steps(rows: Array, plan: Any, batch_size: int) -> Array:
+    """The reverse."""
+    rows = rows[plan.margin : len(rows) - plan.margin]
+    return rows.reshape(-1, plan.stride, *rows.shape[1:])[:, :batch_size]
+
+
+def _tile(a: Array, plan: Any, reverse: bool) -> Array:
+    """(B, ...) as the tiles of a step: of steps that run backwards behind the margin."""
+    before = plan.margin if reverse else 0
+    after = plan.stride + plan.margin - before - len(a)
+    return jnp.pad(a, [(before, after), *[(0, 0)] * (a.ndim - 1)])
+
+
+def _sequences(tile: Array, plan: Any, reverse: bool, batch_size: int) -> Array:
+    """The reverse."""
+    before = plan.margin if reverse else 0
+    return tile[before : before + batch_size]
+
+
+def _lengths(lengths: Array | None, plan: Any, reverse: bool) -> Array | None:
+    """As the kernels read them, as any other (rows, units)."""
+    if lengths is None:
+        return None
+    tile = _tile(lengths, plan, reverse)
+    return jnp.broadcast_to(tile[:, None], (len(tile), plan.units))
 
 
 def _forward(
@@ -80,11 +106,9 @@ def _forward(
     """Outputs and last state, and what the kernel backwards needs."""
     from jaxrnn.recurrence import persistent_kernels as kernels
 
-    dtype, (_, batch_size, _) = x.dtype, x.shape
+    dtype, (num_steps, batch_size, _) = x.dtype, x.shape
     hidden_size = weights.weight_hh.shape[1]
-    cell = CELLS[cell_name]
-    plan = planned(cell, hidden_size, batch_size, device()[1])
-    rows = plan.groups * plan.rows
+    plan = planned(CELLS[cell_name], hidden_size, batch_size, device()[1])
     bias_x, bias_h = biases(cell_name, weights, jnp.dtype(jnp.float32))
     gates_x = gates_of_inputs(x, weights.weight_ih.astype(dtype))
     bias_n = None
@@ -94,22 +118,23 @@ def _forward(
         bias_n = jnp.broadcast_to(bias_h[None, split:], (plan.rows, hidden_size))
     if bias_x is not None:
         gates_x = gates_x + bias_x[None, None]
-    if lengths is not None:
-        lengths = jnp.broadcast_to(_padded(lengths, 0, rows)[:, None], (rows, plan.units))
     hs, last, cs, saved = kernels.forward(
         kernels.gpu(),
         plan,
         cell_name,
         reverse,
         keep,
-        _padded(gates_x, 1, rows),
+        num_steps,
+        _over_time(gates_x, plan),
         bias_n,
         weights.weight_hh.astype(dtype),
-        tuple(_padded(s, 0, rows) for s in state),
-        lengths,
+        tuple(_tile(s, plan, reverse) for s in state),
+        _lengths(lengths, plan, reverse),
     )
-    y = (hs[:-1] if reverse else hs[1:])[:, :batch_size]
-    return (y, tuple(s[:batch_size] for s in last)), (weights, x, hs, cs, saved, lengths)
+    states = _steps(hs, plan, batch_size)
+    y = states[:-1] if reverse else states[1:]
+    last = tuple(_sequences(s, plan, reverse, batch_size) for s in last)
+    return (y, last), (weights, x, hs, cs, saved, lengths)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -126,32 +151,35 @@ def _backward(cell_name: str, reverse: bool, kept, grads):
 
     weights, x, hs, cs, saved, lengths = kept
     dhs, dlast = grads
-    batch_size, rows = x.shape[1], hs.shape[1]
-    hidden_size = hs.shape[2]
-    plan = planned(CELLS[cell_name], hidden_size, batch_size, device()[1])
+    num_steps, batch_size, _ = x.shape
+    plan = planned(CELLS[cell_name], hs.shape[1], batch_size, device()[1])
     weight_hh = weights.weight_hh.astype(x.dtype)
+    backwards = not reverse
     dgates, differing, dstate = kernels.backward(
         kernels.gpu(),
         plan,
         cell_name,
         reverse,
-        _padded(dhs, 1, rows),
+        num_steps,
+        _over_time(dhs, plan),
         hs,
         cs,
         saved,
         weight_hh,
-        tuple(_padded(d, 0, rows) for d in dlast),
-        lengths,
+        tuple(_tile(d, plan, backwards) for d in dlast),
+        _lengths(lengths, plan, backwards),
     )
-    dgates_h = dgates[:, :batch_size]
+    dgates_h = _steps(dgates, plan, batch_size)
     dgates_x = dgates_h
     if differing is not None:
-        split = dgates.shape[2] - hidden_size
-        dgates_x = jnp.concatenate([dgates_h[..., :split], differing[:, :batch_size]], axis=-1)
-    h_in = (hs[1:] if reverse else hs[:-1])[:, :batch_size]
+        split = dgates.shape[1] - hs.shape[1]
+        other = _steps(differing, plan, batch_size)
+        dgates_x = jnp.concatenate([dgates_h[..., :split], other], axis=-1)
+    states = _steps(hs, plan, batch_size)
+    h_in = states[1:] if reverse else states[:-1]
     dweights, dx = gradients(weights, x, dgates_x, dgates_h, h_in)
     first = dgates_h[-1 if reverse else 0]
-    dh, *rest = (d[:batch_size] for d in dstate)
+    dh, *rest = (_sequences(d, plan, backwards, batch_size) for d in dstate)
     return dweights, dx, (dh + matmul(first, weight_hh), *rest), None
 
 

@@ -7,6 +7,10 @@ element-wise work in registers, where the state stays, publishes its own part in
 counts one up for it. A block waits until that count says that all have published: the one barrier
 of a step. All blocks must run at once, so there are never more than multiprocessors.
 
+Arrays over time are of rows, ``stride`` a step and ``margin`` more at both ends. A block reads and
+writes a tile of ``rows`` of them: of a smaller batch, the rows of a step and some of steps that run
+later, whose values it thereby spoils, and writes when their time comes.
+
 In Pallas for Mosaic GPU (wgmma: compute capability 9). What touches the machine other than by its
 documented primitives goes through a ``Machine``, so that the same kernels run under JAX's
 interpreter, whose blocks are threads.
@@ -39,6 +43,16 @@ class Plan:
     blocks: int  # of a group
     chunk: int  # columns of what is published that are loaded at a time
     stages: int  # chunks in shared memory at once
+    stride: int  # rows of a step
+
+    @property
+    def margin(self) -> int:
+        """Rows of a tile that are of other steps."""
+        return self.groups * self.rows - self.stride
+
+    def over_time(self, num_steps: int) -> int:
+        """Rows of an array over so many steps."""
+        return num_steps * self.stride + 2 * self.margin
 
 
 class Machine(NamedTuple):
@@ -97,7 +111,9 @@ def plan(num_gates: int, hidden_size: int, batch_size: int, multiprocessors: int
             stages = (SHARED_BYTES - weights - published) // (2 * rows * chunk)
             if groups * blocks <= multiprocessors and stages >= 2:
                 stages = min(stages, MAX_STAGES, hidden_size // chunk)
-                return Plan(rows, units, groups, blocks, chunk, stages)
+                # Bulk copies begin at whole tiles of 8 rows.
+                stride = groups * rows if groups > 1 else -(-batch_size // 8) * 8
+                return Plan(rows, units, groups, blocks, chunk, stages, stride)
     return None
 
 
@@ -227,7 +243,8 @@ class _Block:
     def __init__(self, machine: Machine, plan: Plan, num_steps: int, reverse: bool, lengths: Any):
         self.machine, self.plan, self.num_steps, self.reverse = machine, plan, num_steps, reverse
         group, self.index = jax.lax.axis_index("group"), jax.lax.axis_index("block")
-        self.rows = pl.ds(group * plan.rows, plan.rows)
+        self.first_row = group * plan.rows
+        self.rows = pl.ds(self.first_row, plan.rows)  # of its sequences, in arrays without time
         self.units = self.columns(0, 0)
         self.counter = machine.counter(plan, group)
         self.lengths = None
@@ -246,11 +263,16 @@ class _Block:
         """Where the state before the step that runs as number ``s`` is, of T + 1."""
         return self.num_steps - s if self.reverse else s
 
+    def at(self, t: Any) -> Any:
+        """The rows of a step, of arrays over time; those of other steps are of later ones."""
+        first = t * self.plan.stride + self.first_row
+        return pl.ds(first if self.reverse else first + self.plan.margin, self.plan.rows)
+
     def load(self, ref: Any, *index: Any) -> Array:
         return self.machine.load(ref, index).astype(jnp.float32)
 
     def parts(self, ref: Any, t: Any, count: int, hidden_size: int) -> list[Array]:
-        return [self.load(ref, t, self.rows, self.columns(k, hidden_size)) for k in range(count)]
+        return [self.load(ref, self.at(t), self.columns(k, hidden_size)) for k in range(count)]
 
     def kept(self, t: Any, new: Sequence[Array], old: Sequence[Array]) -> tuple[Array, ...]:
         """New where the sequence has a step ``t``, else old."""
@@ -296,19 +318,20 @@ def forward(
     cell_name: str,
     reverse: bool,
     keep: bool,
-    gates_x: Float[Array, "T B G"],
+    num_steps: int,
+    gates_x: Float[Array, "M G"],
     bias_n: Float[Array, "R H"] | None,
     weight_hh: Float[Array, "G H"],
-    state: tuple[Float[Array, "B H"], ...],
-    lengths: Int[Array, "B U"] | None,
+    state: tuple[Float[Array, "N H"], ...],
+    lengths: Int[Array, "N U"] | None,
 ) -> tuple[Array, tuple[Array, ...], Array | None, Array | None]:
-    """Of whole groups of rows: outputs with the first h, last states, and what backward needs.
+    """Outputs with the first h, last states, and what backward needs.
 
-    ``hs`` (T + 1, B, H) in the dtype of ``weight_hh`` has the first h before the step that runs
-    first. Where ``keep``, so do the LSTM's ``cs`` in float32, and ``saved`` (T, B, S * H) are its
-    activations.
+    ``hs``, over T + 1 steps in the dtype of ``weight_hh``, has the first h before the step that
+    runs first. Where ``keep``, so do the LSTM's ``cs`` in float32, and ``saved`` (S * H columns,
+    over T steps) are its activations.
     """
-    (num_steps, batch_size, _), hidden_size = gates_x.shape, weight_hh.shape[1]
+    hidden_size = weight_hh.shape[1]
     num_gates = len(weight_hh) // hidden_size
     step = _STEPS[cell_name]
     wide = jnp.float32
@@ -318,15 +341,14 @@ def forward(
     inputs = {"gates_x": gates_x, "weight": weight, "bias_n": bias_n, "lengths": lengths}
     inputs = {k: v for k, v in inputs.items() if v is not None}
     inputs |= {f"first{k}": s for k, s in enumerate(state)}
-    outputs = {"hs": jax.ShapeDtypeStruct((num_steps + 1, batch_size, hidden_size), weight.dtype)}
-    outputs |= {
-        f"last{k}": jax.ShapeDtypeStruct((batch_size, hidden_size), wide) for k in range(len(state))
-    }
+    states = (plan.over_time(num_steps + 1), hidden_size)
+    outputs = {"hs": jax.ShapeDtypeStruct(states, weight.dtype)}
+    outputs |= {f"last{k}": jax.ShapeDtypeStruct(s.shape, wide) for k, s in enumerate(state)}
     if keep and len(state) == 2:
-        outputs["cs"] = jax.ShapeDtypeStruct((num_steps + 1, batch_size, hidden_size), wide)
+        outputs["cs"] = jax.ShapeDtypeStruct(states, wide)
     if keep and step.num_saved:
-        shape = (num_steps, batch_size, step.num_saved * hidden_size)
-        outputs["saved"] = jax.ShapeDtypeStruct(shape, wide)
+        saved = (plan.over_time(num_steps), step.num_saved * hidden_size)
+        outputs["saved"] = jax.ShapeDtypeStruct(saved, wide)
 
     def body(*refs):
         names = [*inputs, *outputs]
@@ -341,8 +363,8 @@ def forward(
 
         def write(slot, state):
             if "cs" in ref:
-                ref["cs"][slot, block.rows, units] = state[1]
-            block.publish(state[:1], staged, [ref["hs"].at[slot, block.rows, units]])
+                ref["cs"][block.at(slot), units] = state[1]
+            block.publish(state[:1], staged, [ref["hs"].at[block.at(slot), units]])
 
         def advance(s, state):
             t = block.time(s)
@@ -350,7 +372,7 @@ def forward(
             slot = block.after(s + 1, block.slot(s))
             sums = _product(
                 machine,
-                lambda part: ref["hs"].at[slot, block.rows, part],
+                lambda part: ref["hs"].at[block.at(slot), part],
                 weight_memory,
                 ring,
                 arrived,
@@ -363,7 +385,7 @@ def forward(
             new = block.kept(t, new, state)
             if "saved" in ref:
                 for k, value in enumerate(saved):
-                    ref["saved"][t, block.rows, block.columns(k, hidden_size)] = value
+                    ref["saved"][block.at(t), block.columns(k, hidden_size)] = value
             write(block.slot(s + 1), new)
             return new
 
@@ -389,19 +411,20 @@ def backward(
     plan: Plan,
     cell_name: str,
     reverse: bool,
-    dhs: Float[Array, "T B H"],
-    hs: Float[Array, "T1 B H"],
-    cs: Float[Array, "T1 B H"] | None,
-    saved: Float[Array, "T B S"] | None,
+    num_steps: int,
+    dhs: Float[Array, "M H"],
+    hs: Float[Array, "M1 H"],
+    cs: Float[Array, "M1 H"] | None,
+    saved: Float[Array, "M S"] | None,
     weight_hh: Float[Array, "G H"],
-    dstate: tuple[Float[Array, "B H"], ...],
-    lengths: Int[Array, "B U"] | None,
+    dstate: tuple[Float[Array, "N H"], ...],
+    lengths: Int[Array, "N U"] | None,
 ) -> tuple[Array, Array | None, tuple[Array, ...]]:
-    """Gradients of the gates of h (T, B, G); of the gate of x that differs; of the first state.
+    """Gradients of the gates of h, over time; of the gate of x that differs; of the first state.
 
     The last without what comes through the gates of the step that runs first.
     """
-    num_steps, batch_size, hidden_size = dhs.shape
+    hidden_size = dhs.shape[1]
     num_gates = len(weight_hh) // hidden_size
     step = _STEPS[cell_name]
     # (blocks, units, G): what a block multiplies by.
@@ -409,7 +432,7 @@ def backward(
     inputs = {"dhs": dhs, "hs": hs, "cs": cs, "saved": saved, "weight": weight, "lengths": lengths}
     inputs = {k: v for k, v in inputs.items() if v is not None}
     inputs |= {f"last{k}": s for k, s in enumerate(dstate)}
-    gates = (num_steps, batch_size, num_gates * hidden_size)
+    gates = (len(dhs), num_gates * hidden_size)
     outputs = {"dgates": jax.ShapeDtypeStruct(gates, weight.dtype)}
     outputs |= {f"first{k}": jax.ShapeDtypeStruct(s.shape, s.dtype) for k, s in enumerate(dstate)}
     if step.num_differing:
@@ -427,7 +450,7 @@ def backward(
 
         def advance(s, dstate):
             t = block.time(s)
-            dh_out = block.load(ref["dhs"], t, block.rows, units)
+            dh_out = block.load(ref["dhs"], block.at(t), units)
             before = after = None
             kept = []
             if saved is not None:
@@ -435,14 +458,14 @@ def backward(
             # Slots are counted forwards: the state after a step is where that before the next is.
             t_in, t_out = (t + 1, t) if reverse else (t, t + 1)
             if step.needs_before:
-                before = block.load(states, t_in, block.rows, units)
+                before = block.load(states, block.at(t_in), units)
             if step.needs_after:
-                after = block.load(states, t_out, block.rows, units)
+                after = block.load(states, block.at(t_out), units)
 
             done = block.after(s, block.time(jnp.maximum(s - 1, 0)))
             through = _product(
                 machine,
-                lambda part: ref["dgates"].at[done, block.rows, part],
+                lambda part: ref["dgates"].at[block.at(done), part],
                 weight_memory,
                 ring,
                 arrived,
@@ -456,11 +479,11 @@ def backward(
             published = (*dgates, *differing)
             published = block.kept(t, published, [zeros] * len(published))
             targets = [
-                ref["dgates"].at[t, block.rows, block.columns(k, hidden_size)]
+                ref["dgates"].at[block.at(t), block.columns(k, hidden_size)]
                 for k in range(num_gates)
             ]
             if differing:
-                targets.append(ref["differing"].at[t, block.rows, units])
+                targets.append(ref["differing"].at[block.at(t), units])
             block.publish(published, staged, targets)
             return block.kept(t, direct, held)
 
