@@ -25,7 +25,7 @@ from jaxrnn import recurrence
 from jaxrnn.cells import CELLS
 from jaxrnn.recurrence import Weights, persistent, persistent_kernels
 
-T, I, H = 3, 8, 64
+T, I = 3, 8
 SECONDS = 100.0  # that a block waits for the others: more is a deadlock
 MULTIPROCESSORS = 4
 
@@ -39,11 +39,12 @@ class Kind(NamedTuple):
     masked: bool
     bias: bool
     dtype: str
+    hidden_size: int = 64
 
 
 KINDS = {
     "lstm": Kind("lstm", False, 20, True, True, "bfloat16"),
-    "lstm, reverse": Kind("lstm", True, 64, False, False, "float16"),
+    "lstm, reverse": Kind("lstm", True, 64, False, False, "float16", 192),
     "gru": Kind("gru", False, 64, False, False, "float16"),
     "gru, reverse": Kind("gru", True, 20, True, True, "bfloat16"),
     "rnn_tanh, two groups": Kind("rnn_tanh", False, 70, True, True, "bfloat16"),
@@ -54,14 +55,17 @@ KINDS = {
 def make(kind):
     """The arrays of a case, whose operands the dtype holds exactly, and its lengths."""
     cell, rng = CELLS[kind.cell], np.random.default_rng(0)
-    gates, size = cell.num_gates * H, (kind.batch_size, H)
+    hidden_size = kind.hidden_size
+    gates, size = cell.num_gates * hidden_size, (kind.batch_size, hidden_size)
 
     def normal(*shape, scale=1.0):
         rounded = jnp.asarray(rng.normal(size=shape) * scale, kind.dtype)
         return rounded.astype(jnp.float32)
 
     biases = [normal(gates) if kind.bias else None for _ in range(2)]
-    weights = Weights(normal(gates, I, scale=0.4), normal(gates, H, scale=H**-0.5), *biases)
+    weights = Weights(
+        normal(gates, I, scale=0.4), normal(gates, hidden_size, scale=hidden_size**-0.5), *biases
+    )
     states = tuple(normal(*size) for _ in range(cell.num_states))
     x = normal(T, kind.batch_size, I)
     loss_weights = normal(T, *size), tuple(normal(*size) for _ in states)
@@ -152,6 +156,7 @@ def main(path):
     jax.default_backend = lambda: "gpu"
     persistent.device = lambda: ("9.0", MULTIPROCESSORS)
     persistent_kernels.gpu = machine
+    persistent_kernels.MAX_STAGES = 2  # fewer than the chunks of 192 units
     arrays = {}
     for name, kind in KINDS.items():
         found = results(kind, "persistent")

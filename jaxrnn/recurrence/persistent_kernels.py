@@ -5,7 +5,8 @@ these units of ``rows`` sequences. At each step it multiplies what all blocks ha
 step before (the states; backwards, the gradients of the gates) by its weights, does the
 element-wise work in registers, where the state stays, publishes its own part in global memory, and
 counts one up for it. A block waits until that count says that all have published: the one barrier
-of a step. All blocks must run at once, so there are never more than multiprocessors.
+of a step. All blocks must run at once, so there are never more than multiprocessors, and no other
+kernel may hold some of these for good, as another of this kind would that runs beside it.
 
 Arrays over time are of rows, ``stride`` a step and ``margin`` more at both ends. A block reads and
 writes a tile of ``rows`` of them: of a smaller batch, the rows of a step and some of steps that run
@@ -27,10 +28,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxlib.mlir.dialects import nvvm
 from jaxtyping import Array, Float, Int
 
 SHARED_BYTES = 220 * 1024  # of a block, of 227 KiB that a multiprocessor of Hopper lends to one
 MAX_STAGES = 8
+MAX_SUMS = 128 * 128  # of a block's product: 128 registers of each of its threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +82,17 @@ def gpu() -> Machine:
     def semaphores(plan):
         return pl.get_global(plgpu.SemaphoreType.REGULAR((plan.groups,)))
 
+    def before_bulk_copies(context):
+        nvvm.fence_proxy(nvvm.ProxyKind.async_global)
+
+    fence: Callable[[], None] = plgpu.inline_mgpu()(before_bulk_copies)
+
     def signal(counter, published):
         plgpu.semaphore_signal(counter, memory_scope="gpu")
 
     def wait(counter, value):
         plgpu.semaphore_wait(counter, value, decrement=False, memory_scope="gpu")
+        fence()
         return 0
 
     return Machine(
@@ -109,7 +118,8 @@ def plan(num_gates: int, hidden_size: int, batch_size: int, multiprocessors: int
             weights = 2 * num_gates * hidden_size * units
             published = 2 * rows * units * (num_gates + 1)
             stages = (SHARED_BYTES - weights - published) // (2 * rows * chunk)
-            if groups * blocks <= multiprocessors and stages >= 2:
+            fits = stages >= 2 and rows * units * num_gates <= MAX_SUMS
+            if groups * blocks <= multiprocessors and fits:
                 stages = min(stages, MAX_STAGES, hidden_size // chunk)
                 # Bulk copies begin at whole tiles of 8 rows.
                 stride = groups * rows if groups > 1 else -(-batch_size // 8) * 8
@@ -395,12 +405,14 @@ def forward(
         for k, value in enumerate(last):
             ref[f"last{k}"][block.rows, units] = value
 
-    found = plgpu.kernel(
+    launched = plgpu.kernel(
         body,
         out_type=list(outputs.values()),
         scratch_types=_scratch(plan, weight.dtype, weight.shape[1:], 1),
         **machine.launch(plan.groups, plan.blocks),
-    )(*inputs.values())
+    )
+    # One launch after the other under vmap, whose own rule would launch all with one counter.
+    found = jax.custom_batching.sequential_vmap(launched)(*inputs.values())
     found = dict(zip(outputs, found, strict=True))
     last = tuple(found[f"last{k}"] for k in range(len(state)))
     return found["hs"], last, found.get("cs"), found.get("saved")
@@ -492,14 +504,16 @@ def backward(
         for k, value in enumerate(first):
             ref[f"first{k}"][block.rows, units] = value
 
-    found = plgpu.kernel(
+    launched = plgpu.kernel(
         body,
         out_type=list(outputs.values()),
         scratch_types=_scratch(
             plan, weight.dtype, weight.shape[1:], num_gates + step.num_differing
         ),
         **machine.launch(plan.groups, plan.blocks),
-    )(*inputs.values())
+    )
+    # One launch after the other under vmap, whose own rule would launch all with one counter.
+    found = jax.custom_batching.sequential_vmap(launched)(*inputs.values())
     found = dict(zip(outputs, found, strict=True))
     first = tuple(found[f"first{k}"] for k in range(len(dstate)))
     return found["dgates"], found.get("differing"), first
