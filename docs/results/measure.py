@@ -39,7 +39,10 @@ class Study:
     seeds: int = 3
 
 
-ETTH1 = "series --config etth1 --hidden-size 128 --segment-len 48 --lr 0.001 --epochs 5"
+# Of a few settings the one with the lowest error on the validation part, horizon 96, seed 1.
+ETTH1 = (
+    "series --config etth1 --hidden-size 256 --segment-len 48 --dropout 0.5 --lr 0.001 --epochs 8"
+)
 MINIMAL = (
     "--embedding-size 0 --hidden-size 192 --num-layers 3 --dropout 0.25 --batch-size 32 "
     "--seq-len 128 --epochs 12 --lr 0.003 --optimizer adamw --weight-decay 0.05 "
