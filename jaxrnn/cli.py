@@ -162,18 +162,24 @@ def use_device(
         # needs them finds that they are not there.
         if 1 < cpu_shards <= max(num_cores(), MOST_CPU_SHARDS):
             jax.config.update("jax_num_cpu_devices", cpu_shards)
-    if device != "auto":
-        jax.config.update("jax_platforms", device)
+    # "gpu" would ask for the platforms of all makers, and fail where one of them is missing.
+    platforms = {"auto": (None,), "gpu": ("cuda", "rocm")}.get(device, (device,))
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    join()
-    try:
-        found = jax.devices()
-    except RuntimeError:
+    found: list[Any] = []
+    for k, platform in enumerate(platforms):
+        if platform:
+            jax.config.update("jax_platforms", platform)
+        if k == 0:
+            join()
+        with contextlib.suppress(RuntimeError):
+            found = jax.devices()
+            break
+    if not found:
         raise InputError(
             f"--device {device}: JAX finds none here; install JAX for it "
             "(docs.jax.dev/en/latest/installation.html), or leave --device out"
-        ) from None
+        )
     kind = found[0].device_kind
     return f"{len(found)} x {kind}" if len(found) > 1 and found[0].platform != "cpu" else kind
 

@@ -25,7 +25,7 @@ from jaxrnn import recurrence
 from jaxrnn.cells import CELLS
 from jaxrnn.recurrence import Weights, persistent, persistent_kernels
 
-T, I = 3, 8
+I = 8
 SECONDS = 100.0  # that a block waits for the others: more is a deadlock
 MULTIPROCESSORS = 4
 
@@ -40,6 +40,7 @@ class Kind(NamedTuple):
     bias: bool
     dtype: str
     hidden_size: int = 64
+    num_steps: int = 3
 
 
 KINDS = {
@@ -47,7 +48,7 @@ KINDS = {
     "lstm, reverse": Kind("lstm", True, 64, False, False, "float16", 192),
     "gru": Kind("gru", False, 64, False, False, "float16"),
     "gru, reverse": Kind("gru", True, 20, True, True, "bfloat16"),
-    "rnn_tanh, two groups": Kind("rnn_tanh", False, 70, True, True, "bfloat16"),
+    "rnn_tanh, two groups": Kind("rnn_tanh", False, 250, True, True, "bfloat16", 128),
     "rnn_relu, reverse": Kind("rnn_relu", True, 20, True, True, "bfloat16"),
 }
 
@@ -67,9 +68,10 @@ def make(kind):
         normal(gates, I, scale=0.4), normal(gates, hidden_size, scale=hidden_size**-0.5), *biases
     )
     states = tuple(normal(*size) for _ in range(cell.num_states))
-    x = normal(T, kind.batch_size, I)
-    loss_weights = normal(T, *size), tuple(normal(*size) for _ in states)
-    lengths = jnp.asarray(rng.integers(1, T + 1, kind.batch_size)) if kind.masked else None
+    num_steps = kind.num_steps
+    x = normal(num_steps, kind.batch_size, I)
+    loss_weights = normal(num_steps, *size), tuple(normal(*size) for _ in states)
+    lengths = jnp.asarray(rng.integers(1, num_steps + 1, kind.batch_size)) if kind.masked else None
     return Case(cell, weights, x, states, *loss_weights), lengths
 
 

@@ -24,18 +24,19 @@ def test_without_a_gpu_it_says_so():
     assert message(barriers.run_command, []) == expected
 
 
-def test_a_cluster_that_the_device_has_not_is_said(monkeypatch):
-    def refuses():
-        raise RuntimeError("no cluster of 16\nand more")
+def test_a_kind_that_the_device_has_not_is_said(monkeypatch, capsys):
+    def call(function, kind, blocks, *, seconds):
+        if kind == "cluster":
+            return {"refused": f"no cluster of {blocks}"}
+        return {"us": 1.5 * blocks, "us_low": 1.25, "us_high": 2.0}
 
-    monkeypatch.setattr(barriers, "waiting", lambda kind, blocks, rounds: refuses)
-    found = barriers.measured("cluster", 16)
-    assert found == {
-        "kind": "cluster",
-        "blocks": 16,
-        "rounds": 10_000,
-        "refused": "no cluster of 16",
-    }
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(barriers.children, "call", call)
+    assert barriers.run_command([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "counter, gpu scope, 16 blocks: 24.000 us (1.250 to 2.000)"
+    assert lines[-1] == "cluster, 16 blocks: no cluster of 16"
+    assert len(lines) == 12
 
 
 @pytest.mark.gpu

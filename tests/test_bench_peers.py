@@ -1,5 +1,8 @@
 """Each library's adapter computes what ours does, or says what it can't."""
 
+import dataclasses
+import functools
+import json
 import sys
 import types
 from dataclasses import replace
@@ -11,8 +14,17 @@ import pytest
 import torch
 from bench_cases import LSTM, ROWS
 
-from jaxrnn.bench import peers, results
-from jaxrnn.bench.peers import Session, UnsupportedError, gpu_kernels, jax_cudnn, start, torch_nn
+from jaxrnn import recurrence
+from jaxrnn.bench import children, peers, results
+from jaxrnn.bench.peers import (
+    Session,
+    UnsupportedError,
+    gpu_kernels,
+    jax_cudnn,
+    ours,
+    start,
+    torch_nn,
+)
 from jaxrnn.bench.workloads import Workload, data, parameters
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
@@ -89,12 +101,27 @@ def test_half_precision_that_an_adapter_lacks_is_said():
     for name in ("keras", "equinox", "jax-rnn"):
         with pytest.raises(UnsupportedError, match="it is not set up for bfloat16"):
             start(name, half)
-    with pytest.raises(UnsupportedError, match="nobody's training"):
-        start("torch", replace(half, mode="train"))
+    with pytest.raises(UnsupportedError, match="scaled losses"):
+        start("torch", replace(LSTM, precision="float16", mode="train"))
+
+
+def test_torch_trains_in_bfloat16_as_its_users_do():
+    """Under autocast: parameters and Adam in float32, products in bfloat16."""
+    row = Workload("tiny", "lstm", 5, 4, 7, 8, 2, output_size=7, is_text=True, lr=0.01)
+    half = replace(row, precision="bfloat16")
+    session, exact = start("torch", half), start("torch", row)
+    found = results.difference(exact, session)
+    assert found is not None
+    assert 1e-4 < found.size < 5e-2
+    losses = [session.call() for _ in range(20)]
+    assert losses[-1] < losses[0] - 0.05
+    found = results.difference(start("jaxrnn", half), start("torch", half))
+    assert found is not None
+    assert found.size < 5e-2
 
 
 def test_ours_by_name_says_what_it_lacks(monkeypatch):
-    for name in ("jaxrnn-cudnn", "jaxrnn-persistent"):
+    for name in ("jaxrnn-cudnn", "jaxrnn-kernel"):
         with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
             start(name, LSTM)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -103,7 +130,40 @@ def test_ours_by_name_says_what_it_lacks(monkeypatch):
     with pytest.raises(UnsupportedError, match="no sequence"):
         start("jaxrnn-cudnn", replace(LSTM, mode="generate"))
     with pytest.raises(UnsupportedError, match="not in float32"):
-        start("jaxrnn-persistent", LSTM)
+        start("jaxrnn-kernel", LSTM)
+
+
+def test_our_kernels_are_tried_in_a_child_first(monkeypatch):
+    row = replace(LSTM, precision="bfloat16", hidden_size=64, mode="gradients")
+    supported = dataclasses.replace(recurrence.BACKENDS["scan"], name="persistent")
+    monkeypatch.setitem(recurrence.BACKENDS, "persistent", supported)
+    tries = []
+
+    def call(function, *, seconds):
+        tries.append(function)
+        return {"refused": "it did not end within 180 s"}
+
+    monkeypatch.setattr(children, "call", call)
+    ours.trial.cache_clear()
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match="another process: it did not end within 180 s"):
+            start("jaxrnn-kernel", row)
+    assert tries == ["jaxrnn.bench.peers.ours.try_persistent"]
+    monkeypatch.setattr(children, "call", lambda *_, seconds: {"difference": 1e-4})
+    ours.trial.cache_clear()
+    assert start("jaxrnn-kernel", row).check is not None
+    ours.trial.cache_clear()
+
+
+def test_the_trial_compares_with_scan(monkeypatch, capsys):
+    small = functools.partial(Workload, mode="gradients", precision="bfloat16")
+    monkeypatch.setattr(ours, "Workload", lambda *_, **__: small("trial", "lstm", 3, 2, 4, 4))
+    monkeypatch.setitem(recurrence.BACKENDS, "persistent", recurrence.BACKENDS["scan"])
+    ours.try_persistent()
+    assert json.loads(capsys.readouterr().out) == {"difference": 0.0}
+    monkeypatch.setattr(ours, "TRIAL_TOLERANCE", -1.0)
+    with pytest.raises(ArithmeticError, match="differs from scan by 0 of the largest value"):
+        ours.try_persistent()
 
 
 @pytest.mark.parametrize("peer", ["flax", "keras", "equinox"])

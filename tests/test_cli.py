@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -148,6 +149,23 @@ def test_no_more_devices_than_a_cpu_can_be(monkeypatch):
     monkeypatch.setattr(cli, "num_cores", lambda: 128)
     cli.use_device("auto", cpu_shards=128)
     assert asked[2:] == [("jax_num_cpu_devices", 128)]
+
+
+@pytest.mark.parametrize(("has", "asked"), [("cuda", ["cuda"]), ("rocm", ["cuda", "rocm"])])
+def test_a_gpu_is_of_the_maker_that_is_there(has, asked, monkeypatch):
+    """JAX's own "gpu" asks for those of all makers, and fails where one is missing."""
+    given, joined = [], []
+    monkeypatch.setattr(type(jax.config), "update", lambda _, name, value: given.append(value))
+
+    def devices():
+        if given[-1] != has:
+            raise RuntimeError(f"Unknown backend: '{given[-1]}'")
+        return [SimpleNamespace(device_kind="H200", platform="gpu")]
+
+    monkeypatch.setattr(jax, "devices", devices)
+    assert cli.use_device("gpu", join=lambda: joined.append(given[-1])) == "H200"
+    assert given == asked
+    assert joined == ["cuda"]  # once, before JAX looks for devices
 
 
 def test_a_reader_that_has_gone_does_not_end_a_run():

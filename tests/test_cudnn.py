@@ -104,7 +104,7 @@ def test_it_is_taken_by_name_alone():
 
 
 def test_runs_choose_among_those_of_any_device():
-    assert {"cudnn", *config.BACKENDS} == BACKENDS.keys()
+    assert {"cudnn", "persistent", *config.BACKENDS} == BACKENDS.keys()
 
 
 @pytest.mark.gpu

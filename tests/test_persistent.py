@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import recurrence_cases
-from interpreted import KINDS
+from interpreted import KINDS, Kind
 from recurrence_cases import make, spec_of
 
 from jaxrnn import recurrence
@@ -194,9 +194,30 @@ def test_under_vmap_one_launch_follows_the_other(lowered):
 @pytest.mark.parametrize("name", KINDS)
 def test_on_a_gpu_it_is_scan_and_the_same_bits_each_time(name):
     assert jax.default_backend() == "gpu"
-    first, second = (interpreted.results(KINDS[name], "persistent") for _ in range(2))
-    found = {f"{name}: {what}": value for what, value in first.items()}
-    for what, error in errors(found, name, interpreted.results(KINDS[name], "scan")).items():
-        assert error <= 1e-3, (what, error)
+    assert_scan_and_the_same_bits(KINDS[name], 1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind("lstm", False, 64, True, True, "bfloat16", 512, 512),
+        Kind("lstm", True, 16, False, True, "bfloat16", 768, 1024),
+        Kind("gru", False, 64, False, True, "float16", 1024, 512),
+        Kind("lstm", False, 256, False, True, "bfloat16", 1024, 256),
+    ],
+    ids=str,
+)
+def test_on_a_gpu_so_it_is_at_the_sizes_of_use(kind):
+    assert jax.default_backend() == "gpu"
+    assert_scan_and_the_same_bits(kind, 1e-2)
+
+
+def assert_scan_and_the_same_bits(kind, tolerance):
+    first, second = (interpreted.results(kind, "persistent") for _ in range(2))
+    found = {f"it: {what}": value for what, value in first.items()}
+    for what, error in errors(found, "it", interpreted.results(kind, "scan")).items():
+        assert error <= tolerance, (what, error)
     for what, value in second.items():
         np.testing.assert_array_equal(value, first[what])

@@ -13,7 +13,7 @@ from jaxrnn.config import CharConfig, SeriesConfig, SineConfig, SketchConfig
 from jaxrnn.recurrence import PerStep, lanes
 from jaxrnn.tasks import TASKS
 
-PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}  # as jax.export and default_backend say
+PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}  # as jax.export and default_backend say
 SMALL: dict[str, Any] = {"hidden_size": 6, "batch_size": 2, "mesh": "data=1"}
 CHAR: dict[str, Any] = SMALL | {"seq_len": 5, "embedding_size": 4, "num_layers": 2, "dropout": 0.2}
 ONE_STEP: dict[str, Any] = SMALL | {"seq_len": 4, "batch_size": 1, "cell": "lstm"}

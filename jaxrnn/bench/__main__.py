@@ -87,6 +87,8 @@ def run_command(argv: list[str]) -> int:
     # Before JAX and torch are there, which share a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     cli.use_device(options.device, cpu_shards=cli.num_cores())
+    if "gpu" in options.suites and not (options.explain or options.quick):
+        _check_gpu(options.device)
 
     from jaxrnn import report as reports
     from jaxrnn.bench import report, results
@@ -122,6 +124,11 @@ def run_command(argv: list[str]) -> int:
         if options.json:
             append(options.json, results.to_lines(found, about))
     report.footer(console, rows, about, {} if options.peers else ONLY_NAMED)
+    for row in rows:
+        if row.get("disagrees"):
+            print(f"error: {row['skipped']}", file=sys.stderr)
+    if any(row.get("disagrees") for row in rows):
+        return 1
     if all("skipped" in row for row in rows):
         print("error: nothing was timed: no peer could do any of it", file=sys.stderr)
         return 1
@@ -131,6 +138,17 @@ def run_command(argv: list[str]) -> int:
         except OSError as error:
             raise InputError(f"can't write --plot {options.plot}: {error}") from error
     return 0
+
+
+def _check_gpu(device: str) -> None:
+    """The suite takes a CPU hours, so it is not begun on one that nobody asked for."""
+    import jax
+
+    if device == "auto" and (platform := jax.default_backend()) != "gpu":
+        raise InputError(
+            f"SUITE is gpu, and JAX's device here is a {platform.upper()}; install JAX for the "
+            "GPU, or say --device cpu (hours) or --quick"
+        )
 
 
 def explain(workload: Workload) -> str:

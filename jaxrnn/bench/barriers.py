@@ -15,10 +15,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrnn import cli
+from jaxrnn.bench import children
 from jaxrnn.bench.lines import append, check_writable
 from jaxrnn.errors import InputError
 
 ROUNDS = 10_000
+MEASURE = "jaxrnn.bench.barriers.measure"  # in a child
+SECONDS = 120.0  # that a kind may take
 KINDS = {
     **{f"counter, {scope} scope": (16, 32, 64, 128) for scope in ("gpu", "sys")},
     "cluster": (2, 4, 8, 16),
@@ -66,7 +69,8 @@ def run_command(argv: list[str]) -> int:
     console, machine = report.console(), results.machine()
     for kind, sizes in KINDS.items():
         for blocks in sizes:
-            found = measured(kind, blocks)
+            about = {"kind": kind, "blocks": blocks, "rounds": ROUNDS}
+            found = about | children.call(MEASURE, kind, blocks, seconds=SECONDS)
             shown = found.get("refused") or "{us:.3f} us ({us_low:.3f} to {us_high:.3f})".format(
                 **found
             )
@@ -76,20 +80,17 @@ def run_command(argv: list[str]) -> int:
     return 0
 
 
-def measured(kind: str, blocks: int) -> dict[str, Any]:
-    """Microseconds a barrier, or why there is none: a cluster that the device has not."""
+def measure() -> None:
+    """Print, as JSON, microseconds a barrier: in a child, for what the device can't do ends it."""
     import jax
 
     from jaxrnn.bench import timing
 
-    about = {"kind": kind, "blocks": blocks, "rounds": ROUNDS}
-    run = jax.jit(waiting(kind, blocks, ROUNDS))
-    try:
-        times = timing.in_turns({kind: lambda: run().block_until_ready()}, 9, 0.05)[kind]
-    except timing.CallError as error:
-        return about | {"refused": str(error.__cause__).strip().splitlines()[0][:200]}
+    kind, blocks = sys.argv[1:]
+    run = jax.jit(waiting(kind, int(blocks), ROUNDS))
+    times = timing.in_turns({kind: lambda: run().block_until_ready()}, 9, 0.05)[kind]
     found = timing.spread(1e6 * times / ROUNDS)
-    return about | {"us": found.median, "us_low": found.low, "us_high": found.high}
+    print(json.dumps({"us": found.median, "us_low": found.low, "us_high": found.high}))
 
 
 def waiting(kind: str, blocks: int, rounds: int) -> Callable[[], Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -13,13 +12,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from jaxrnn import cli
+from jaxrnn.bench import children
 from jaxrnn.bench.lines import append, check_writable
 from jaxrnn.bench.workloads import SUITES
 from jaxrnn.errors import InputError
 
 ROWS = {workload.name: workload for suite in SUITES.values() for workload in suite}
 GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE"
-CHILD = "import sys; from jaxrnn.bench import probe; sys.exit(probe.cli.exit_code(probe.measure))"
+MEASURE = "jaxrnn.bench.probe.measure"  # in a child
+SECONDS = 300.0  # that a way may take
 UNROLLED_GRAPHS = f"{GRAPHS} --xla_gpu_command_buffer_unroll_loops=true"
 
 
@@ -110,16 +111,10 @@ def in_a_process(row: str, way: Way, device: str) -> dict[str, Any]:
     Raises InputError as ``cli.use_device``.
     """
     flags = " ".join(f for f in (os.environ.get("XLA_FLAGS", ""), way.flags) if f)
-    command = [sys.executable, "-c", CHILD, row, str(way.unroll), device]
-    environment = os.environ | {"XLA_FLAGS": flags}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    about = {"row": row, "unroll": way.unroll, "flags": way.flags}
-    if done.returncode == 0:
-        return about | json.loads(done.stdout.splitlines()[-1])
-    said = [text for text in done.stderr.splitlines() if text.strip()]
-    if done.returncode == 2:
-        raise InputError(said[-1].removeprefix("error: "))
-    return about | {"refused": said[-1][:200] if said else f"exit code {done.returncode}"}
+    found = children.call(
+        MEASURE, row, way.unroll, device, seconds=SECONDS, environment={"XLA_FLAGS": flags}
+    )
+    return {"row": row, "unroll": way.unroll, "flags": way.flags, **found}
 
 
 def measure() -> None:

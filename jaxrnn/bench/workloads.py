@@ -169,7 +169,10 @@ def _on_gpu() -> tuple[Workload, ...]:
         *rows("lstm", "float32", "gradients", "T512-B64-H512", "lesson"),
         *rows("gru", "bfloat16", "gradients"),
         dataclasses.replace(lengths, name="lstm-lengths-gradients-bfloat16", goal=0.0),
-        dataclasses.replace(_LESSON, name="lesson-char-rnn-tf32", precision="tf32", goal=1.5),
+        *(
+            dataclasses.replace(_LESSON, name=f"lesson-char-rnn-{p}", precision=p, goal=1.5)
+            for p in ("tf32", "bfloat16")
+        ),
     )
 
 

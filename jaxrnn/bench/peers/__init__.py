@@ -33,7 +33,7 @@ PeerName = Literal[
     "equinox",
     "jax-rnn",
     "jaxrnn-cudnn",
-    "jaxrnn-persistent",
+    "jaxrnn-kernel",
     "flashrnn",
     "haste",
 ]
@@ -74,13 +74,13 @@ PEERS: dict[str, Peer] = {
     "equinox": Peer("equinox_cell", "session", "equinox"),
     "jax-rnn": Peer("jax_cudnn", "session", "jax"),
     "jaxrnn-cudnn": Peer("ours", "by_cudnn", "jax"),
-    "jaxrnn-persistent": Peer("ours", "by_persistent", "jax"),
+    "jaxrnn-kernel": Peer("ours", "by_persistent", "jax"),
     "flashrnn": Peer("gpu_kernels", "flashrnn", "flashrnn"),
     "haste": Peer("gpu_kernels", "haste", "haste_pytorch"),
 }
 """Every library by its name, ours first."""
 
-HALF = {OURS, "jaxrnn-persistent", "torch", "torch-compile", "flax"}
+HALF = {OURS, "jaxrnn-kernel", "torch", "torch-compile", "flax"}
 """Whose adapters compute in bfloat16 and float16."""
 
 SKETCH_PEERS: dict[str, Peer] = {

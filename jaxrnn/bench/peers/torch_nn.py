@@ -141,10 +141,19 @@ def session(
     ``grads_of`` gives its gradients under torch's names.
     """
     half = HALF.get(workload.precision)
-    if half and workload.mode not in ("forward", "gradients"):
-        raise UnsupportedError("Adam on parameters of 16 bits is nobody's training")
+    mixed = torch.autocast(place.type, half, enabled=False)
+    if half and workload.mode not in ("forward", "gradients"):  # Adam's parameters are of 32 bits
+        if workload.precision == "float16":
+            raise UnsupportedError("training in float16 needs scaled losses, which no row has")
+        mixed, half = torch.autocast(place.type, half), None
     net = Net(workload, rnn).to(place, half)
-    run: Any = compiler(net, fullgraph=True) if compiler else net
+    compiled_net: Any = compiler(net, fullgraph=True) if compiler else net
+
+    def run(x, state):
+        with mixed:
+            y, state = compiled_net(x, state)
+        return y.float() if y.dtype == torch.bfloat16 and half is None else y, state
+
     held = 0  # by other models on the device
     if place.type == "cuda":
         held = torch.cuda.memory_allocated() - sum(p.nbytes for p in net.parameters())

@@ -1,0 +1,42 @@
+"""What is better done in another process: flags that XLA reads once, kernels that may never end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrnn.errors import InputError
+
+
+def call(
+    function: str, *arguments: object, seconds: float, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What ``module.function`` prints last, as JSON; it finds the arguments as a command line does.
+
+    Or ``refused``: the last line of a child that failed, or that it took too long. Raises the
+    child's own InputError.
+    """
+    module, _, name = function.rpartition(".")
+    code = f"import sys, {module} as m; from jaxrnn import cli; sys.exit(cli.exit_code(m.{name}))"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | dict(environment or {}),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"refused": f"it did not end within {seconds:g} s"}
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    said = [text for text in done.stderr.splitlines() if text.strip()]
+    if done.returncode == 2:
+        raise InputError(said[-1].removeprefix("error: "))
+    return {"refused": said[-1][:200] if said else f"exit code {done.returncode}"}
