@@ -12,6 +12,7 @@ import jax
 import pytest
 import torch
 from bench_cases import LIMITS, LSTM, ROWS
+from refusals import message
 from rich.console import Console
 
 from jaxrnn.bench import __main__ as command
@@ -222,6 +223,13 @@ def test_who_takes_part_by_default(tiny, monkeypatch, capsys):
     assert command.run_command(["lesson"]) == 0
     assert asked == [tuple(name for name in PEERS if name not in {"jaxrnn", *ONLY_NAMED})]
     assert "left out: torch-compile: only where --peers names it" in capsys.readouterr().out
+
+
+def test_rows_of_a_gpu_are_not_begun_on_a_cpu_that_nobody_asked_for():
+    assert message(command.run_command, ["gpu"]) == (
+        "SUITE is gpu, and JAX's device here is a CPU; install JAX for the GPU, or say "
+        "--device cpu (hours) or --quick"
+    )
 
 
 def test_help_needs_none_of_the_libraries():
