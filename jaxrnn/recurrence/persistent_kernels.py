@@ -31,6 +31,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir.dialects import nvvm
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.recurrence.persistent_cells import STEPS
+
 SHARED_BYTES = 220 * 1024  # of a block, of 227 KiB that a multiprocessor of Hopper lends to one
 MAX_STAGES = 8
 MAX_SUMS = 128 * 128  # of a block's product: 128 registers of each of its threads
@@ -125,79 +127,6 @@ def plan(num_gates: int, hidden_size: int, batch_size: int, multiprocessors: int
                 stride = groups * rows if groups > 1 else -(-batch_size // 8) * 8
                 return Plan(rows, units, groups, blocks, chunk, stages, stride)
     return None
-
-
-def _sigmoid(a: Array) -> Array:
-    return jnp.tanh(a * 0.5) * 0.5 + 0.5
-
-
-def _lstm_forward(x, h, state):
-    i, f, o = (_sigmoid(x[k] + h[k]) for k in (0, 1, 3))
-    g = jnp.tanh(x[2] + h[2])
-    c = f * state[1] + i * g
-    return (o * jnp.tanh(c), c), (i, f, g, o)
-
-
-def _lstm_backward(saved, before, after, dstate):
-    (i, f, g, o), c_in, (dh, dc) = saved, before, dstate
-    tanh_c = jnp.tanh(after)
-    dc = dc + dh * o * (1 - tanh_c * tanh_c)
-    di, df, do = dc * g * i * (1 - i), dc * c_in * f * (1 - f), dh * tanh_c * o * (1 - o)
-    return (di, df, dc * i * (1 - g * g), do), (), (None, dc * f)
-
-
-def _gru_forward(x, h, state):
-    r, z = (_sigmoid(x[k] + h[k]) for k in (0, 1))
-    n = jnp.tanh(x[2] + r * h[2])
-    return (n + z * (state[0] - n),), (r, z, n, h[2])
-
-
-def _gru_backward(saved, before, after, dstate):
-    (r, z, n, n_h), (dh,) = saved, dstate
-    dn = dh * (1 - z) * (1 - n * n)
-    dr, dz = dn * n_h * r * (1 - r), dh * (before - n) * z * (1 - z)
-    return (dr, dz, dn * r), (dn,), (dh * z,)
-
-
-def _rnn_tanh_forward(x, h, state):
-    return (jnp.tanh(x[0] + h[0]),), ()
-
-
-def _rnn_tanh_backward(saved, before, after, dstate):
-    return (dstate[0] * (1 - after * after),), (), (None,)
-
-
-def _rnn_relu_forward(x, h, state):
-    return (jnp.maximum(x[0] + h[0], 0),), ()
-
-
-def _rnn_relu_backward(saved, before, after, dstate):
-    return (jnp.where(after > 0, dstate[0], 0),), (), (None,)
-
-
-class _Step(NamedTuple):
-    """A cell, of (rows, units) a gate.
-
-    ``forward(gates of x, of h, state)`` gives the next state and what is saved;
-    ``backward(saved, before, after, gradient of the state)`` the gradients of the gates of h, of
-    those of x that differ (the last), and of the state before, other than through gates of h.
-    Before and after are of the last member of the state, which a cell with two saves.
-    """
-
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
-    num_saved: int
-    num_differing: int = 0
-    needs_before: bool = False
-    needs_after: bool = False
-
-
-_STEPS = {
-    "lstm": _Step(_lstm_forward, _lstm_backward, 4, needs_before=True, needs_after=True),
-    "gru": _Step(_gru_forward, _gru_backward, 4, num_differing=1, needs_before=True),
-    "rnn_tanh": _Step(_rnn_tanh_forward, _rnn_tanh_backward, 0, needs_after=True),
-    "rnn_relu": _Step(_rnn_relu_forward, _rnn_relu_backward, 0, needs_after=True),
-}
 
 
 def _shared(shape: Sequence[int], dtype: Any) -> Any:
@@ -322,6 +251,32 @@ def _scratch(plan: Plan, dtype: Any, weight_shape: Sequence[int], num_staged: in
     ]
 
 
+def _launched(
+    machine: Machine,
+    plan: Plan,
+    inputs: dict[str, Array],
+    outputs: dict[str, jax.ShapeDtypeStruct],
+    num_staged: int,
+    body: Callable[..., None],
+) -> dict[str, Array]:
+    """The outputs of a kernel; ``body`` finds references of all by name, then its scratch."""
+    names = [*inputs, *outputs]
+
+    def named(*refs):
+        body(dict(zip(names, refs[: len(names)], strict=True)), *refs[len(names) :])
+
+    weight = inputs["weight"]
+    kernel = plgpu.kernel(
+        named,
+        out_type=list(outputs.values()),
+        scratch_types=_scratch(plan, weight.dtype, weight.shape[1:], num_staged),
+        **machine.launch(plan.groups, plan.blocks),
+    )
+    # One launch after the other under vmap, whose own rule would launch all with one counter.
+    found = jax.custom_batching.sequential_vmap(kernel)(*inputs.values())
+    return dict(zip(outputs, found, strict=True))
+
+
 def forward(
     machine: Machine,
     plan: Plan,
@@ -343,7 +298,7 @@ def forward(
     """
     hidden_size = weight_hh.shape[1]
     num_gates = len(weight_hh) // hidden_size
-    step = _STEPS[cell_name]
+    step = STEPS[cell_name]
     wide = jnp.float32
     # (blocks, gates * units, H): what a block multiplies by, gate after gate.
     weight = weight_hh.reshape(num_gates, plan.blocks, plan.units, hidden_size)
@@ -360,10 +315,7 @@ def forward(
         saved = (plan.over_time(num_steps), step.num_saved * hidden_size)
         outputs["saved"] = jax.ShapeDtypeStruct(saved, wide)
 
-    def body(*refs):
-        names = [*inputs, *outputs]
-        ref = dict(zip(names, refs[: len(names)], strict=True))
-        weight_memory, ring, staged, weight_arrived, arrived = refs[len(names) :]
+    def body(ref, weight_memory, ring, staged, weight_arrived, arrived):
         block = _Block(machine, plan, num_steps, reverse, ref.get("lengths"))
         _with_weights(ref["weight"], block, weight_memory, weight_arrived)
         units = block.units
@@ -405,15 +357,7 @@ def forward(
         for k, value in enumerate(last):
             ref[f"last{k}"][block.rows, units] = value
 
-    launched = plgpu.kernel(
-        body,
-        out_type=list(outputs.values()),
-        scratch_types=_scratch(plan, weight.dtype, weight.shape[1:], 1),
-        **machine.launch(plan.groups, plan.blocks),
-    )
-    # One launch after the other under vmap, whose own rule would launch all with one counter.
-    found = jax.custom_batching.sequential_vmap(launched)(*inputs.values())
-    found = dict(zip(outputs, found, strict=True))
+    found = _launched(machine, plan, inputs, outputs, 1, body)
     last = tuple(found[f"last{k}"] for k in range(len(state)))
     return found["hs"], last, found.get("cs"), found.get("saved")
 
@@ -438,7 +382,7 @@ def backward(
     """
     hidden_size = dhs.shape[1]
     num_gates = len(weight_hh) // hidden_size
-    step = _STEPS[cell_name]
+    step = STEPS[cell_name]
     # (blocks, units, G): what a block multiplies by.
     weight = weight_hh.T.reshape(plan.blocks, plan.units, -1)
     inputs = {"dhs": dhs, "hs": hs, "cs": cs, "saved": saved, "weight": weight, "lengths": lengths}
@@ -450,10 +394,7 @@ def backward(
     if step.num_differing:
         outputs["differing"] = jax.ShapeDtypeStruct(dhs.shape, weight.dtype)
 
-    def body(*refs):
-        names = [*inputs, *outputs]
-        ref = dict(zip(names, refs[: len(names)], strict=True))
-        weight_memory, ring, staged, weight_arrived, arrived = refs[len(names) :]
+    def body(ref, weight_memory, ring, staged, weight_arrived, arrived):
         # The step that runs as number s backwards is number T - 1 - s forwards.
         block = _Block(machine, plan, num_steps, not reverse, ref.get("lengths"))
         _with_weights(ref["weight"], block, weight_memory, weight_arrived)
@@ -504,16 +445,6 @@ def backward(
         for k, value in enumerate(first):
             ref[f"first{k}"][block.rows, units] = value
 
-    launched = plgpu.kernel(
-        body,
-        out_type=list(outputs.values()),
-        scratch_types=_scratch(
-            plan, weight.dtype, weight.shape[1:], num_gates + step.num_differing
-        ),
-        **machine.launch(plan.groups, plan.blocks),
-    )
-    # One launch after the other under vmap, whose own rule would launch all with one counter.
-    found = jax.custom_batching.sequential_vmap(launched)(*inputs.values())
-    found = dict(zip(outputs, found, strict=True))
+    found = _launched(machine, plan, inputs, outputs, num_gates + step.num_differing, body)
     first = tuple(found[f"first{k}"] for k in range(len(dstate)))
     return found["dgates"], found.get("differing"), first
