@@ -173,7 +173,7 @@ def _run_workload(workload, peers, rounds, least_s):
 
 
 def _once(session: Session) -> Session:
-    """Whose check is computed once: it takes longer than what is timed."""
+    """Whose check is computed once, for all peers."""
     assert session.check is not None
     found = session.check()
     return dataclasses.replace(session, check=lambda: found)
