@@ -17,6 +17,7 @@ from typing import Any, Literal
 from jaxrnn.errors import InputError
 
 BACKENDS = ("scan", "reference")  # of jaxrnn.recurrence, on any device; importing it starts JAX
+GPU_BACKENDS = ("cudnn", "persistent")  # of it, too, for what they support
 MESH = re.compile("data=(?P<data>[1-9][0-9]{0,5})(,hidden=(?P<hidden>[1-9][0-9]{0,5}))?")
 MIN_CELLS = ("mingru", "minlstm")  # of jaxrnn.min_layers, whose backends have one more
 MOST = {  # far more than anybody trains with; beyond, memory, a compiler or int32 gives out
@@ -68,7 +69,9 @@ class TrainConfig(abc.ABC):
     not_finite: Literal["stop", "skip"] = "stop"  # a loss that is not: end, or leave its step out
 
     steps_per_dispatch: int = 0  # optimizer steps in one call to the device; 0: by their size
-    backend: str = "auto"  # of the recurrence: auto, scan, reference; of min* associative, too
+    # of the recurrence: auto, scan, reference; to train on a GPU cudnn, persistent; of min*
+    # associative
+    backend: str = "auto"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is
     mesh: str = "auto"  # data=N,hidden=M: N parts of a batch, M of H (or 1); auto: by their size
@@ -90,7 +93,8 @@ class TrainConfig(abc.ABC):
         for name in MOST.keys() & hints.keys():
             self._check(name, getattr(self, name) <= MOST[name], f"at most {MOST[name]}")
         is_minimal = getattr(self, "cell", "") in MIN_CELLS
-        backends = ("auto", *BACKENDS, *["associative"][:is_minimal])
+        more = ("associative",) if is_minimal else GPU_BACKENDS
+        backends = ("auto", *BACKENDS, *more)
         self._check("backend", self.backend in backends, f"one of {', '.join(backends)}")
         is_mesh = self.mesh == "auto" or MESH.fullmatch(self.mesh)
         self._check("mesh", is_mesh, "auto, data=N or data=N,hidden=M, as data=2")

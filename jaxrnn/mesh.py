@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrnn import rules
-from jaxrnn.config import TrainConfig
+from jaxrnn.config import GPU_BACKENDS, TrainConfig
 from jaxrnn.errors import InputError
 
 AXES = ("data", "hidden")
@@ -32,7 +32,8 @@ def device_mesh(config: TrainConfig) -> Mesh:
 
     Where several processes train, a process's devices are neighbours along ``data``.
 
-    Raises InputError for more devices than there are, or not all of several processes'.
+    Raises InputError for more devices than there are, not all of several processes', or more than
+    one for a backend that has no parts.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     num_processes = jax.process_count()
@@ -40,9 +41,16 @@ def device_mesh(config: TrainConfig) -> Mesh:
         shape = config.mesh_shape
     elif num_processes > 1:
         shape = (len(devices), 1)
+    elif config.backend in GPU_BACKENDS:
+        shape = (1, 1)
     else:
         shape = (rules.data_shards(jax.default_backend(), len(devices), config.batch_size), 1)
     count = math.prod(shape)
+    if count > 1 and config.backend in GPU_BACKENDS:
+        raise InputError(
+            f"--backend is {config.backend}, which trains on one device, not on {count}; use "
+            "--backend auto, or --mesh data=1 in one process"
+        )
     if count > len(devices):
         raise InputError(
             f"--mesh is {config.mesh}, but JAX finds {len(devices)} devices; use --mesh auto"

@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
+import numpy as np
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from jaxrnn import cli, rules
-from jaxrnn.config import CONFIGS, TrainConfig
+from jaxrnn.config import CONFIGS, GPU_BACKENDS, TrainConfig
 from jaxrnn.config_file import from_toml, to_toml
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
@@ -47,7 +48,8 @@ examples:
 RESUMABLE = {
     *("data", "epochs", "steps", "patience", "min_delta", "not_finite", "device"),
     *("preview_length",),
-    *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch", "mesh"),
+    *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch"),
+    *("mesh", "backend"),
 }
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -122,6 +124,7 @@ def run_command(argv: list[str]) -> int:
         )
     config = task.config  # what was left to the data is chosen now, and kept with the run
     num_steps = total_steps(config, data)
+    check_backend(task, config, data)
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
         return 0
@@ -186,6 +189,23 @@ def kept(run: Run, is_new: bool) -> Iterator[None]:
         if cli.is_too_large(error) and is_empty and run.is_written:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
+
+
+def check_backend(task: Any, config: TrainConfig, data: Any) -> None:
+    """Raise InputError where a backend for GPUs can't run a training step."""
+    if config.backend not in GPU_BACKENDS:
+        return
+    from jaxrnn.recurrence import BackendError
+    from jaxrnn.train_step import initial_state, make_step
+    from jaxrnn.training import stack_batches
+
+    skeleton, _, state = initial_state(task, config)
+    batches = stack_batches(data, 0, 1, 1)
+    try:
+        make_step(task.loss, skeleton, config, 1).lower(state, *batches, np.int32(1))
+    except BackendError as error:
+        why = f"--backend is {config.backend}, but {error.reason}; use --backend auto"
+        raise InputError(why) from None
 
 
 def check_processes(command: Command[Any]) -> int:

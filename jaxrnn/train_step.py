@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import averaging, rules
 from jaxrnn.averaging import Average, initial_average
-from jaxrnn.config import CharConfig, StreamConfig, TrainConfig
+from jaxrnn.config import GPU_BACKENDS, CharConfig, StreamConfig, TrainConfig
 from jaxrnn.dropout import dropped, weight_drop
 from jaxrnn.mesh import batch_shardings, device_mesh, state_shardings
 from jaxrnn.models import Params, Skeleton, skeleton_of, split
@@ -94,7 +94,10 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def initial_state(task: Task, config: TrainConfig) -> tuple[Skeleton, Skeleton, TrainState]:
-    """The model to train, the same for evaluation, and the state before the first step."""
+    """The model to train, the same for evaluation, and the state before the first step.
+
+    A backend for GPUs trains alone: the model for evaluation runs on any device and batch.
+    """
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
 
     # One program in place of one for each draw, and compiled in half the time: it runs once.
@@ -107,6 +110,10 @@ def initial_state(task: Task, config: TrainConfig) -> tuple[Skeleton, Skeleton, 
     params, rest, carry = drawn(key)
     model: Any = nnx.eval_shape(lambda: task.model(nnx.Rngs(key)))
     train_skeleton = dataclasses.replace(skeleton_of(model), rest=rest)
+    if config.backend in GPU_BACKENDS:
+        anywhere = dataclasses.replace(config, backend="auto")
+        task = dataclasses.replace(cast(Any, task), config=anywhere)
+        model = nnx.eval_shape(lambda: task.model(nnx.Rngs(key)))
     model.eval()
     eval_skeleton = dataclasses.replace(skeleton_of(model), rest=rest)
     moments, average = optimizer(config).init(params), initial_average(config, params)

@@ -1,6 +1,7 @@
 """cuDNN's LSTM, on JAX's reference of the call where there is no GPU."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ from recurrence_cases import (
 )
 
 import jaxrnn
-from jaxrnn import config, recurrence
+from jaxrnn import config, evaluate, recurrence, sample, train
+from jaxrnn.config_file import to_toml
+from jaxrnn.errors import InputError
 from jaxrnn.recurrence import BACKENDS, OneHot, choose, cudnn
 
 
@@ -103,8 +106,39 @@ def test_it_is_taken_by_name_alone():
     assert choose(spec).name == "scan"
 
 
-def test_runs_choose_among_those_of_any_device():
-    assert {"cudnn", "persistent", *config.BACKENDS} == BACKENDS.keys()
+def test_runs_choose_among_all():
+    assert (*config.BACKENDS, *config.GPU_BACKENDS) == tuple(BACKENDS)
+
+
+def test_a_run_trains_with_it_and_is_evaluated_anywhere(on_the_cpu, tmp_path, monkeypatch):
+    shapes, backend = [], recurrence.BACKENDS["cudnn"]
+
+    def run(cell, weights, x, *rest):
+        shapes.append(x.shape[:2])
+        return backend.run(cell, weights, x, *rest)
+
+    monkeypatch.setitem(recurrence.BACKENDS, "cudnn", dataclasses.replace(backend, run=run))
+    text, losses = tmp_path / "text.txt", {}
+    text.write_text("abcd" * 100)
+    options = {"data": str(text), "hidden_size": 4, "batch_size": 3, "seq_len": 8, "steps": 5}
+    options["schedule"] = "constant"
+    for name in ("cudnn", "scan"):
+        path = tmp_path / name
+        made = config.CharConfig(run=str(path), backend=name, eval_streams=2, **options)
+        (tmp_path / "run.toml").write_text(to_toml("char", made))
+        assert train.run_command(["--config", str(tmp_path / "run.toml")]) == 0
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [(line["loss"], line.get("val_nats")) for line in lines]
+    assert set(shapes) == {(8, 3)}  # never the two streams of a validation, nor a sample's one
+    np.testing.assert_allclose(losses["cudnn"][-1], losses["scan"][-1], rtol=1e-5)
+    monkeypatch.undo()  # there is no GPU again
+    path = str(tmp_path / "cudnn")
+    assert sample.run_command([path, "--length", "3"]) == 0
+    assert evaluate.run_command([path]) == 0
+    with pytest.raises(InputError, match="--backend is cudnn, but it needs an NVIDIA GPU"):
+        train.run_command(["--resume", path, "--steps", "9"])
+    assert train.run_command(["--resume", path, "--steps", "9", "--backend", "auto"]) == 0
+    assert json.loads((tmp_path / "cudnn/metrics.jsonl").read_text().splitlines()[-1])["step"] == 9
 
 
 @pytest.mark.gpu

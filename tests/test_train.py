@@ -103,6 +103,22 @@ BAD = {
         ["char", "--data", "text.txt", *SMALL, "--steps", "1", "--backend", "fast"],
         "--backend is fast, expected one of",
     ),
+    "backend of a GPU": (
+        ["char", "--data", "text.txt", *SMALL[2:], "--backend", "cudnn", "--device", "cpu"],
+        "--backend is cudnn, but it needs an NVIDIA GPU, the device is a CPU; use --backend auto",
+    ),
+    "backend of a GPU, dry": (
+        [*("char", "--data", "text.txt", *SMALL, "--dry-run"), "--backend", "persistent"],
+        "--backend is persistent, but it needs an NVIDIA GPU",
+    ),
+    "backend of one device": (
+        ["char", "--data", "text.txt", *SMALL, "--backend", "persistent", "--mesh", "data=2"],
+        "--backend is persistent, which trains on one device, not on 2; use --backend auto",
+    ),
+    "backend without a cell": (
+        ["char", "--data", "text.txt", "--cell", "mingru", "--backend", "cudnn"],
+        "--backend is cudnn, expected one of auto, scan, reference, associative",
+    ),
     "run exists": (
         ["char", "--data", "text.txt", *SMALL, "--run", "other"],
         "--run other exists already",

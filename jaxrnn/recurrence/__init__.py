@@ -15,6 +15,7 @@ from jaxrnn.cells import Cell, State
 from jaxrnn.recurrence import cudnn, persistent, reference, scan
 from jaxrnn.recurrence.types import (
     Backend,
+    BackendError,
     Inputs,
     OneHot,
     PerStep,
@@ -35,6 +36,7 @@ The reference supports all; what comes after it is taken by name only.
 __all__ = [
     "BACKENDS",
     "Backend",
+    "BackendError",
     "OneHot",
     "PerStep",
     "Spec",
@@ -49,15 +51,15 @@ __all__ = [
 def choose(spec: Spec, backend: str = "auto") -> Backend:
     """The backend that will run ``spec``.
 
-    Raises ValueError for an unknown name, and for a backend asked for by name that can't run the
-    case, with its reason.
+    Raises ValueError for an unknown name, and BackendError for a backend asked for by name that
+    can't run the case, with its reason.
     """
     if backend == "auto":
         return next(b for b in BACKENDS.values() if b.supports(spec) is None)
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, expected one of {['auto', *BACKENDS]}")
     if (reason := BACKENDS[backend].supports(spec)) is not None:
-        raise ValueError(f"backend {backend!r} can't run this case: {reason}; use backend='auto'")
+        raise BackendError(backend, reason)
     return BACKENDS[backend]
 
 

@@ -64,6 +64,14 @@ class PerStep(NamedTuple):
     scale: Float[Array, "*T B H"] | None = None  # of an LSTM's candidate g
 
 
+class BackendError(ValueError):
+    """A backend that was asked for by name can't run the case; ``reason`` says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"backend {name!r} can't run this case: {reason}; use backend='auto'")
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """All that decides whether a backend can run a case: no arrays, only what is static."""
