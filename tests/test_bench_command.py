@@ -128,7 +128,7 @@ def tiny(monkeypatch, known_ceilings):
 def test_lines_of_json(tmp_path, tiny, capsys):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"older": 1}\n')
-    argv = ["lesson", "infer", "lesson", "--peers", "torch", "haste", "flax", "--quick"]
+    argv = ["--suite", "lesson", "infer", "lesson", "--peers", "torch", "haste", "flax", "--quick"]
     picture = tmp_path / "ratios.svg"
     assert command.run_command([*argv, "--json", str(path), "--plot", str(picture)]) == 0
     out = capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_lines_of_json(tmp_path, tiny, capsys):
 def test_no_figure_without_a_peer(tmp_path, tiny, capsys):
     path, link = tmp_path / "lines.jsonl", tmp_path / "link.jsonl"
     link.symlink_to(path)
-    argv = ["lesson", "--quick", "--json", str(link)]
+    argv = ["--suite", "lesson", "--quick", "--json", str(link)]
     with pytest.raises(InputError, match="--peers haste: none is installed here"):
         command.run_command([*argv, "--peers", "haste"])
     assert "jaxrnn" not in capsys.readouterr().out
@@ -184,7 +184,7 @@ def test_a_peer_that_computes_something_else_ends_the_run(tiny, monkeypatch, cap
         return {name: 1.5 * array for name, array in parameters(workload).items()}
 
     monkeypatch.setattr(torch_nn, "parameters", other)
-    assert command.run_command(["lesson", "--peers", "torch"]) == 1
+    assert command.run_command(["--suite", "lesson", "--peers", "torch"]) == 1
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert err.startswith("error: torch on tiny: the ")
@@ -195,8 +195,8 @@ def test_a_peer_that_computes_something_else_ends_the_run(tiny, monkeypatch, cap
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["nosuch"], "nosuch"),
-        (["lesson", "--peers", "nosuch"], "nosuch"),
+        (["--suite", "nosuch"], "nosuch"),
+        (["--suite", "lesson", "--peers", "nosuch"], "nosuch"),
         (["--json", "{folder}/missing/a.jsonl"], "can't write --json"),
         (["--json", "{folder}"], "can't write --json"),
         (["--plot", "{folder}/missing/a.png"], "can't write --plot"),
@@ -220,14 +220,14 @@ def test_who_takes_part_by_default(tiny, monkeypatch, capsys):
         return [row_of("jaxrnn", 1.0)]
 
     monkeypatch.setattr(results, "run_workload", run)
-    assert command.run_command(["lesson"]) == 0
+    assert command.run_command(["--suite", "lesson"]) == 0
     assert asked == [tuple(name for name in PEERS if name not in {"jaxrnn", *ONLY_NAMED})]
     assert "left out: torch-compile: only where --peers names it" in capsys.readouterr().out
 
 
 def test_rows_of_a_gpu_are_not_begun_on_a_cpu_that_nobody_asked_for():
-    assert message(command.run_command, ["gpu"]) == (
-        "SUITE is gpu, and JAX's device here is a CPU; install JAX for the GPU, or say "
+    assert message(command.run_command, ["--suite", "gpu"]) == (
+        "--suite is gpu, and JAX's device here is a CPU; install JAX for the GPU, or say "
         "--device cpu (hours) or --quick"
     )
 

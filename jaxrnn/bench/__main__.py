@@ -43,14 +43,10 @@ class BenchOptions:
 
     examples:
       python -m jaxrnn.bench --quick
-      python -m jaxrnn.bench lesson train --peers torch --json lines.jsonl --plot ratios.png
+      python -m jaxrnn.bench --suite lesson train --peers torch --json lines.jsonl --plot ratios.png
     """
 
-    suites: Annotated[
-        tuple[Suite, ...],
-        tyro.conf.arg(metavar="SUITE"),
-        tyro.conf.Positional,
-    ] = ("lesson", "train", "infer", "varlen", "stream", "sketch")
+    suite: tuple[Suite, ...] = ("lesson", "train", "infer", "varlen", "stream", "sketch")
     """what to time"""
     peers: tuple[PeerName, ...] = ()
     """beside whom; empty: all that are installed, but torch-compile, which compiles for minutes"""
@@ -87,7 +83,7 @@ def run_command(argv: list[str]) -> int:
     # Before JAX and torch are there, which share a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     cli.use_device(options.device, cpu_shards=cli.num_cores())
-    if "gpu" in options.suites and not (options.explain or options.quick):
+    if "gpu" in options.suite and not (options.explain or options.quick):
         _check_gpu(options.device)
 
     from jaxrnn import report as reports
@@ -95,13 +91,13 @@ def run_command(argv: list[str]) -> int:
 
     console = reports.console()
     if options.explain:
-        for workload in (w for suite in dict.fromkeys(options.suites) for w in SUITES[suite]):
+        for workload in (w for suite in dict.fromkeys(options.suite) for w in SUITES[suite]):
             console.print(f"{workload.name}: {explain(workload)}", markup=False)
         return 0
-    chosen = {"suites": options.suites, "peers": options.peers, "device": options.device}
+    chosen = {"suites": options.suite, "peers": options.peers, "device": options.device}
     about = {**results.machine(), "quick": options.quick, "flags": chosen}
     rounds, least_s = (3, 0.05) if options.quick else (9, 0.5)
-    workloads = [w for suite in dict.fromkeys(options.suites) for w in SUITES[suite]]
+    workloads = [w for suite in dict.fromkeys(options.suite) for w in SUITES[suite]]
     peers = tuple(dict.fromkeys(options.peers)) or DEFAULT
     if options.peers and not any(map(installed, peers)):
         raise InputError(
@@ -146,7 +142,7 @@ def _check_gpu(device: str) -> None:
 
     if device == "auto" and (platform := jax.default_backend()) != "gpu":
         raise InputError(
-            f"SUITE is gpu, and JAX's device here is a {platform.upper()}; install JAX for the "
+            f"--suite is gpu, and JAX's device here is a {platform.upper()}; install JAX for the "
             "GPU, or say --device cpu (hours) or --quick"
         )
 
