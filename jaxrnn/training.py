@@ -30,7 +30,7 @@ from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
 from jaxrnn.tasks import Data, Task, Validation
-from jaxrnn.train_step import initial_state, make_step, steps_per_dispatch
+from jaxrnn.train_step import TrainState, initial_state, make_step, steps_per_dispatch
 
 EVAL_CHUNK = 256  # steps of validation in one dispatch
 MAX_SKIPPED = 10  # steps in a row that may be left out
@@ -140,12 +140,7 @@ def load_model(
     Where the run averages its parameters, they are the average.
     """
     _, skeleton, state = initial_state(task, run.config)
-    if state.average is None:
-        params, meta = run.load_part("params", state.params, checkpoint)
-    else:
-        average, meta = run.load_part("average", state.average, checkpoint)
-        params = average.params
-    return skeleton, jax.tree.map(jnp.array, params), meta
+    return skeleton, *_load_evaluated(run, state, checkpoint)
 
 
 def first_save(config: TrainConfig, data: Data) -> int:
@@ -159,7 +154,22 @@ def first_save(config: TrainConfig, data: Data) -> int:
 def load_carry(task: Task, run: Run, checkpoint: str = "auto") -> Any:
     """The recurrent state that a checkpoint's training was at."""
     _, _, state = initial_state(task, run.config)
-    return jax.tree.map(jnp.array, run.load_part("carry", state.carry, checkpoint)[0])
+    return _load_carry(run, state, checkpoint)
+
+
+def _load_evaluated(
+    run: Run, like: TrainState, checkpoint: str = "auto"
+) -> tuple[Params, dict[str, Any]]:
+    if like.average is None:
+        params, meta = run.load_part("params", like.params, checkpoint)
+    else:
+        average, meta = run.load_part("average", like.average, checkpoint)
+        params = average.params
+    return jax.tree.map(jnp.array, params), meta
+
+
+def _load_carry(run: Run, like: TrainState, checkpoint: str = "auto") -> Any:
+    return jax.tree.map(jnp.array, run.load_part("carry", like.carry, checkpoint)[0])
 
 
 def train(
@@ -391,8 +401,8 @@ def train(
         display.stop()
         illustrate(lambda: draw(run, task))
     if reason in ("done", "early stop"):
-        _, params, _ = load_model(task, run)
-        carry = load_carry(task, run)
+        params, _ = _load_evaluated(run, state)
+        carry = _load_carry(run, state)
         illustrate(lambda: task.illustrate(eval_skeleton, params, carry, data, run.path))
     return Outcome(reason, step, progress, line)
 

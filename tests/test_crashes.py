@@ -28,18 +28,26 @@ class Whole(NamedTuple):
     seconds: float
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict[str, Whole]:
-    folder = tmp_path_factory.mktemp("crashes")
-    write_data(folder)
-    found = {}
-    for task, argv in TASKS.items():
+class Wholes(dict[str, Whole]):
+    """By task, each made when it is first asked for: tests may be shared by processes."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+        write_data(folder)
+
+    def __missing__(self, task: str) -> Whole:
         began = time.monotonic()
-        ended = work(folder, (*argv, "--run", f"{task}-whole"))
+        ended = work(self.folder, (*TASKS[task], "--run", f"{task}-whole"))
         assert (ended.code, ended.stderr) == (0, "")
         events = [event.replace(f"{task}-whole", "RUN") for event in ended.events]
-        found[task] = Whole(folder, events, time.monotonic() - began)
-    return found
+        self[task] = Whole(self.folder, events, time.monotonic() - began)
+        return self[task]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Wholes:
+    return Wholes(tmp_path_factory.mktemp("crashes"))
 
 
 def go(whole: Whole, task: str, run: str, **plan: Any) -> Ended:
