@@ -78,6 +78,9 @@ STUDIES = {
         )
         for horizon in (96, 192, 336, 720)
     },
+    "tinyshakespeare": Study(
+        "text/tinyshakespeare.txt", "char --config tinyshakespeare", ("nats",)
+    ),
     **{
         cell: Study("text/tinyshakespeare.txt", f"char --cell {cell} {MINIMAL}", ("nats",))
         for cell in ("mingru", "minlstm")
