@@ -16,18 +16,31 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed
+from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
-from jaxrnn.errors import InputError
+from jaxrnn import cli
+from jaxrnn.errors import InputError, shown
+
+Made = TypeVar("Made")
 
 HEARTBEAT_S = 30  # without a sign of life before a process counts as dead
 START_S = 120  # that processes wait for each other at the start
 LATER_S = 60  # after which JAX would give up itself, which aborts the process
+GRACE_S = 3.0  # from the word that this process ends to its end, which the first's ends all
+LOOK_S = 0.5  # between looks whether another has said so
+ENDING = "jaxrnn/ending"  # where a process says it
+
+
+class AgreedError(InputError):
+    """One that every process has."""
 
 
 def start(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -56,6 +69,31 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise InputError(apart(coordinator, reason)) from error
+    threading.Thread(target=_watch, args=(_client(),), daemon=True).start()
+
+
+def _client() -> Any:
+    """Of the store that the processes share, for which JAX has no public name."""
+    return distributed.global_state.client
+
+
+def _watch(client: Any) -> None:
+    """End this process when another has said that it ends."""
+    while True:
+        time.sleep(LOOK_S)
+        try:
+            number = client.key_value_try_get(ENDING)
+        except JaxRuntimeError as error:
+            if str(error).startswith("NOT_FOUND"):
+                continue
+            return  # the store has gone, and with it the run
+        if int(number) != jax.process_index():
+            cli.say_error(
+                f"process {number} of the run has ended by an error, which it tells; start all of "
+                "them again"
+            )
+            os._exit(1)
+        return
 
 
 def apart(coordinator: str, reason: str) -> str:
@@ -132,23 +170,107 @@ def done_by_first(make: Callable[[], str]) -> str:
 
     Raises InputError in every process where it did in the first.
     """
+    return _told(done_by_all(lambda: make() if is_first() else ""), number=0)
+
+
+def done_by_all(make: Callable[[], Made]) -> Made:
+    """What a function gives here, once it has ended in every process.
+
+    Raises InputError in all of them where it did in one.
+    """
     if not are_several():
         return make()
-    failed, text = 0, ""
-    if is_first():
-        try:
-            text = make()
-        except InputError as error:
-            failed, text = 1, str(error)
+    made: list[Made] = []
+    reason = ""
+    try:
+        made.append(make())
+    except InputError as error:
+        reason = str(error)
+    failed = np.asarray(multihost_utils.process_allgather(np.int32(not made)))
+    if failed.any():
+        number = int(failed.argmax())
+        told = _told(reason, number)
+        raise AgreedError(f"process {number}: {told}" if number else told)
+    return made[0]
+
+
+def _told(text: str, number: int) -> str:
+    """The text that a process has, in all of them."""
+    if not are_several():
+        return text
     data = np.frombuffer(text.encode(errors="replace"), np.uint8)
-    told = multihost_utils.broadcast_one_to_all(np.array([failed, len(data)], np.int32))
-    failed, size = np.asarray(told).tolist()
-    padded = np.zeros(size, np.uint8)
-    padded[: len(data)] = data
-    text = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes().decode()
-    if failed:
-        raise InputError(text)
-    return text
+    is_source = jax.process_index() == number
+    told = multihost_utils.broadcast_one_to_all(np.int32(len(data)), is_source=is_source)
+    padded = np.zeros(int(told), np.uint8)
+    if is_source:
+        padded[:] = data
+    told = multihost_utils.broadcast_one_to_all(padded, is_source=is_source)
+    return np.asarray(told).tobytes().decode()
+
+
+def check_alike(lines: list[str], what: str) -> None:
+    """Raise InputError in all processes where the lines of one are not the first's.
+
+    ``what`` goes before those that are not, as "was started with other options".
+    """
+    first = done_by_first(lambda: "\n".join(lines)).split("\n")
+
+    def compare():
+        if lines != first:
+            other = [line for line in lines if line not in first]
+            raise InputError(f"{what}: {shown(', '.join(other))}; start all with the same")
+
+    done_by_all(compare)
+
+
+def ended(main: Callable[[], int]) -> int:
+    """The exit code of ``main``, which trains.
+
+    One of several processes that fails alone ends here and now, with its line: JAX would wait for
+    the others at the end, for minutes, and they for this one's next sum.
+    """
+    if not are_several():
+        return main()
+    agreed: list[int] = []
+
+    def run() -> int:
+        try:
+            agreed.append(main())
+        except AgreedError as error:
+            cli.say_error(str(error))
+            agreed.append(2)
+        except JaxRuntimeError as error:
+            left_alone(error, "start all of them again")
+        return agreed[0]
+
+    try:
+        code = cli.exit_code(run)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    return code if agreed else leave(code)
+
+
+def leave(code: int) -> int:
+    """End one of several processes, which the others will notice; alone, it is but the code."""
+    if are_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with contextlib.suppress(JaxRuntimeError):
+            _client().key_value_set(ENDING, str(jax.process_index()))
+        time.sleep(GRACE_S)
+        os._exit(code)
+    return code
+
+
+def left_alone(error: Exception, advice: str) -> NoReturn:
+    """End a process whose others have gone, with a line that says so; ``error`` is of JAX."""
+    reason = " ".join(str(error).split())[:160]
+    if cli.is_too_large(error):
+        cli.say_error(cli.too_large(error))
+    else:
+        cli.say_error(f"another process of the run has ended ({reason}); {advice}")
+    os._exit(1)  # there is nobody left to say goodbye to
 
 
 def agreed_signal(name: str | None) -> str | None:

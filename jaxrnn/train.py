@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -51,6 +51,8 @@ RESUMABLE = {
     *("eval_every", "checkpoint_every", "log_every", "eval_streams", "steps_per_dispatch"),
     *("mesh", "backend"),
 }
+
+OWN = ("data = ", "run = ")  # options in which processes of a run may differ
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -95,6 +97,13 @@ def run_command(argv: list[str]) -> int:
         shards = rules.data_shards("cpu", cli.num_cores(), config.batch_size // num_processes)
     device = cli.use_device(config.device, config.dtype, shards, lambda: join(command))
 
+    from jaxrnn import processes
+
+    return processes.ended(lambda: run_training(task_name, command, resumed, device))
+
+
+def run_training(task_name: str, command: Command[Any], resumed: Run | None, device: str) -> int:
+    """Train on the device of that name, with the other processes where there are any."""
     # After the device is chosen: importing these may start JAX.
     import jax
     from jax.errors import JaxRuntimeError
@@ -107,6 +116,9 @@ def run_command(argv: list[str]) -> int:
 
     console = report.console()
     console.quiet = not processes.is_first()
+    config = command.training
+    options = [x for x in to_toml(task_name, config).splitlines() if not x.startswith(OWN)]
+    processes.check_alike(options, "was started with other options than the first")
     num_data, num_hidden = device_mesh(config).devices.shape
     named = f"data={num_data}" + (f",hidden={num_hidden}" if num_hidden > 1 else "")
     config = dataclasses.replace(config, mesh=named)  # so that it resumes to the bit
@@ -116,7 +128,11 @@ def run_command(argv: list[str]) -> int:
         device = f"{device}, parameters in {num_hidden} parts"
     if processes.are_several():
         device = f"{device}, {jax.process_count()} processes"  # auto tells it only now
-    task, data = TASKS[task_name].load(config, resumed.facts if resumed else None)
+    task, data = processes.done_by_all(
+        lambda: TASKS[task_name].load(config, resumed.facts if resumed else None)
+    )
+    facts = [f"{name}: {json.dumps(value)}" for name, value in data.facts.items()]
+    processes.check_alike(facts, "has other data than the first")
     if config.average == "nt_asgd" and not data.held_out.num_counted:
         raise InputError(
             "--average is nt_asgd, expected none or ema: its mean begins when validations get no "
@@ -143,7 +159,10 @@ def run_command(argv: list[str]) -> int:
     console.print(f"data    {data.summary}", markup=False)
     console.print(f"run     {run.path}, {num_steps:,} steps on {device}", markup=False)
     try:
-        with kept(run, resumed is None), run.locked(), StopSignals(str(run.path)) as stop:
+        with contextlib.ExitStack() as held:
+            held.enter_context(kept(run, resumed is None))
+            processes.done_by_all(lambda: held.enter_context(run.locked()))
+            stop = held.enter_context(StopSignals(str(run.path)))
             outcome = train(
                 task,
                 data,
@@ -157,20 +176,13 @@ def run_command(argv: list[str]) -> int:
     except JaxRuntimeError as error:
         if not processes.are_several():
             raise
-        reason = " ".join(str(error).split())[:160]
-        cli.say_error(
-            cli.too_large(error)
-            if cli.is_too_large(error)
-            else f"another process of the run has ended ({reason}); start all of them again with "
-            f"--resume {run.path}"
-        )
-        os._exit(1)  # there is nobody left to say goodbye to
+        processes.left_alone(error, f"start all of them again with --resume {run.path}")
     except OSError as error:
         what = f"{error.filename or run.path}: {error.strerror or error}"
         saved = run.checkpoint_path("last")
         later = f"; put that right and go on with --resume {run.path}" if saved.exists() else ""
         cli.say_error(f"can't write {what}{later}")
-        return 1
+        return processes.leave(1)
     report.outcome(console, task, run, outcome)
     ended = outcome.reason in ("done", "early stop")
     return 0 if ended else 128 + signal.Signals[outcome.reason]  # as a shell has it

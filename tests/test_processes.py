@@ -20,6 +20,7 @@ from crashes import SKETCH, check_same, environment, lines_of, saved_step, state
 
 from jaxrnn import processes, train
 from jaxrnn.errors import InputError
+from jaxrnn.runs import held
 
 CHAR = (
     *("char", "--data", "text.txt", "--cell", "lstm", "--hidden-size", "6", "--num-layers", "2"),
@@ -159,6 +160,50 @@ def test_a_signal_to_one_process_stops_both(tmp_path):
     assert [e.code for e in ended] == [143, 143]
     assert "stopped by SIGTERM after step 6, saved" in ended[0].stdout
     assert saved_step(tmp_path / "a") == 6
+
+
+def test_a_disk_that_fails_the_first_ends_both(tmp_path):
+    write_data(tmp_path)
+    full = {"at": r"write .*/\.last", "nth": 2, "do": "ENOSPC"}
+    first, second = run(tmp_path, *two(*CHAR, "--run", "a"), plans=(full, {}))
+    assert (first.code, second.code) == (1, 1)
+    assert first.stderr.startswith("error: can't write ")
+    assert "No space left on device; put that right and go on with --resume" in first.stderr
+    assert first.stderr.count("\n") == 0
+    assert second.stderr == (
+        "error: process 0 of the run has ended by an error, which it tells; start all of them again"
+    )
+
+
+def test_what_one_process_can_not_do_is_said_by_both(tmp_path):
+    """A file that it has not, options or data that are others; nothing is left."""
+    write_data(tmp_path)
+    text = (tmp_path / "text.txt").read_text(encoding="utf-8")
+    (tmp_path / "other.txt").write_text(text.replace("cat", "cow"), encoding="utf-8")
+    for more, expected in (
+        (("--data", "no.txt"), "process 1: no.txt: no such file"),
+        (("--lr", "0.5"), "process 1: was started with other options than the first: 'lr = 0.5'"),
+        (("--data", "other.txt"), "process 1: has other data than the first: '"),
+    ):
+        first, second = two(*CHAR, "--run", "a")
+        ended = run(tmp_path, first, (*second, *more))
+        assert [e.code for e in ended] == [2, 2], ended
+        for process in ended:
+            assert process.stderr.startswith(f"error: {expected}")
+            assert process.stderr.count("\n") == 0
+        assert not (tmp_path / "a").exists()
+
+
+def test_a_run_that_another_trains_is_refused_by_both(tmp_path):
+    write_data(tmp_path)
+    (one,) = run(tmp_path, (*CHAR, "--run", "a", "--mesh", "data=2"))
+    assert one.code == 0
+    with held(tmp_path / "a"):
+        ended = run(tmp_path, *two("--resume", "a"))
+    for process in ended:
+        assert process.code == 2
+        assert "a is being trained by another process; wait for its end" in process.stderr
+        assert process.stderr.count("\n") == 0
 
 
 def alone(*arguments: str, seconds: str = "1") -> subprocess.CompletedProcess[str]:
