@@ -1,12 +1,14 @@
 """The lesson's two nets trained in jaxrnn and in torch side by side, from the same initial weights.
 
     python docs/lesson/compare.py char --data anna.txt --epochs 2 --dropout 0
+    python docs/lesson/compare.py char --data anna.txt --steps 20 --seeds 5
     python docs/lesson/compare.py sine
 
 ``char`` is the preset ``lesson`` (see it for the options), ``sine`` the 75 steps of Simple_RNN.
 The torch side is a plain script: ``torch.nn``, ``clip_grad_norm_``, ``torch.optim.Adam``, a loop.
 Both see the same batches in the same order. Without dropout the losses can differ by rounding
-alone; with it each side draws masks of its own, and only their distribution is the same.
+alone; with it each side draws masks of its own, and only their distribution is the same: of several
+seeds the mean difference should be as large as its standard error.
 Validation is the lesson's: the last tenth in rows of the same batches, states from zeros, dropout
 off, the mean of the batches' losses. ``--json`` adds a line for every step to a file.
 """
@@ -55,6 +57,8 @@ class Options:
     """on both sides"""
     seed: int = 0
     """of the initial weights and of both sides' masks"""
+    seeds: int = 1
+    """how many, from --seed on, one after the other"""
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """add lines of JSON here"""
 
@@ -196,14 +200,37 @@ def set_up(options: Options) -> tuple[Any, Any, Any, nn.Module, list[Any]]:
 
 
 def main() -> None:
-    """Both sides in turn, a step at a time."""
+    """Each seed, and what they say together."""
     options = tyro.cli(Options, description=__doc__)
     batch_size = 128 if options.lesson == "char" else 1
     shards = rules.data_shards("cpu", cli.num_cores(), batch_size)
     cli.use_device("cpu", options.dtype, shards)
-    torch.manual_seed(options.seed)
     torch.set_default_dtype(getattr(torch, options.dtype))
+    seeds = range(options.seed, options.seed + options.seeds)
+    runs = [compare(dataclasses.replace(options, seed=seed)) for seed in seeds]
+    if len(runs) > 1:
+        print(summary(runs))
 
+
+def summary(runs: list[list[dict[str, Any]]]) -> str:
+    """The mean loss of the last half of each run's steps: of both sides, and how they differ."""
+    halves = [run[len(run) // 2 :] for run in runs]
+    ours, theirs = (
+        np.array([np.mean([line[side] for line in half]) for half in halves])
+        for side in ("jaxrnn", "torch")
+    )
+    differences = ours - theirs
+    error = differences.std(ddof=1) / len(runs) ** 0.5
+    return (
+        f"mean loss of the last {len(halves[0])} steps, {len(runs)} seeds: "
+        f"jaxrnn {ours.mean():.5f}, torch {theirs.mean():.5f}, "
+        f"difference {differences.mean():+.5f}, its standard error {error:.5f}"
+    )
+
+
+def compare(options: Options) -> list[dict[str, Any]]:
+    """Both sides in turn, a step at a time; a line for each step."""
+    torch.manual_seed(options.seed)
     config, task, data, net, val = set_up(options)
     per_epoch = data.train.steps_per_epoch
     total = config.steps or config.epochs * per_epoch
@@ -234,6 +261,7 @@ def main() -> None:
         with Path(options.json).open("a", encoding="utf-8") as file:
             for line in lines:
                 file.write(json.dumps({**about, "dtype": options.dtype, **line}) + "\n")
+    return lines
 
 
 def as_long(batches: list[Any]) -> list[Any]:

@@ -1,0 +1,68 @@
+"""docs/lesson/compare.py: the lesson's nets learn in jaxrnn what they learn in torch."""
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jaxrnn.config_file import from_toml, to_toml
+from jaxrnn.train import find_config
+
+
+@pytest.fixture(scope="module")
+def compare():
+    path = Path(__file__).parents[1] / "docs" / "lesson" / "compare.py"
+    spec = importlib.util.spec_from_file_location("lesson_compare", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield module
+    torch.set_default_dtype(before)
+
+
+def losses(lines):
+    return np.array([[line[side] for line in lines] for side in ("jaxrnn", "torch")])
+
+
+def test_all_75_steps_of_simple_rnn(compare):
+    ours, theirs = losses(compare.compare(compare.Options("sine", dtype="float64")))
+    assert len(ours) == 75
+    np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    assert ours[-1] < 0.01 * ours[0]
+
+
+def test_char_rnn_step_by_step_and_in_validation(compare, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog ate the hat; " * 30)
+    name, preset = from_toml(find_config("lesson"))
+    sizes = {"hidden_size": 7, "batch_size": 4, "seq_len": 6}
+    small = tmp_path / "small.toml"
+    small.write_text(to_toml(name, dataclasses.replace(preset, **sizes)))
+    monkeypatch.setattr(compare, "find_config", lambda _: small)
+    lines = compare.compare(
+        compare.Options("char", data=str(text), dtype="float64", dropout=0.0, epochs=1)
+    )
+    ours, theirs = losses(lines)
+    assert len(ours) == 54
+    np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    assert lines[-1]["val_jaxrnn"] == pytest.approx(lines[-1]["val_torch"], rel=1e-11)
+
+
+def test_seeds_are_summed_up(compare):
+    runs = [
+        [{"jaxrnn": 9.0, "torch": 9.0}, {"jaxrnn": 1.5, "torch": 1.0}],
+        [{"jaxrnn": 9.0, "torch": 9.0}, {"jaxrnn": 1.0, "torch": 1.5}],
+        [{"jaxrnn": 9.0, "torch": 9.0}, {"jaxrnn": 2.0, "torch": 1.7}],
+    ]
+    assert compare.summary(runs) == (
+        "mean loss of the last 1 steps, 3 seeds: jaxrnn 1.50000, torch 1.40000, "
+        "difference +0.10000, its standard error 0.30551"
+    )
