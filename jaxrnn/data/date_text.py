@@ -1,11 +1,12 @@
 """Dates as files write them: text to ``datetime64[s]``.
 
-Read are ISO dates and times with ``-``, ``/`` or ``.`` (``2016-07-01 00:00:00``, ``1749-01``),
-quarters and weeks (``1949 Q1``, ``2020-W05``), names of months (``Jan 05, 2020``, ``05-Jan-2020``,
-``Jan-20``), AM and PM, and days or months first where the column shows which (``31/12/2020``); a
-format of ``strptime`` takes anything else. Columns of whole numbers may be compact dates
-(``20200131``, ``202001``), years, or seconds or milliseconds since 1970. Days that are written as a
-midnight with an offset stay those days, other times with an offset become UTC. Usage::
+Read are ISO dates and times with ``-``, ``/`` or ``.`` (``2016-07-01 00:00:00``, ``1749-01``), the
+same without separators (``20200131T1200``), quarters and weeks (``1949 Q1``, ``2020-W05``), names
+of months (``Jan 05, 2020``, ``05-Jan-2020``, ``Jan-20``), AM and PM, and days or months first where
+the column shows which (``31/12/2020``); a format of ``strptime`` takes anything else. Columns of
+whole numbers may be compact dates (``20200131``, ``202001``, ``202001311200``), years, or seconds
+or milliseconds since 1970. Days that are written as a midnight with an offset stay those days,
+other times with an offset become UTC. Usage::
 
     dates, is_utc = parse_dates(["2016-07-01 00:00", "2016-07-01 01:00"])
 """
@@ -20,10 +21,8 @@ import numpy as np
 
 DATES = "datetime64[s]"
 
-_TIME = (
-    r"(?:[T ,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*([AP]\.?M\.?)?)?"
-    r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?"
-)
+_OFFSET = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?"
+_TIME = r"(?:[T ,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*([AP]\.?M\.?)?)?" + _OFFSET
 _WEEKDAY = r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*\.?,?\s+)?"
 _NAME = r"([A-Z]{3,9})\.?"
 _ANY_YEAR = r"'?(\d{4}|\d{2})"
@@ -34,6 +33,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 _YEAR_FIRST = _compiled(rf"(\d{{4}})[-/.](\d{{1,2}})(?:[-/.](\d{{1,2}}))?{_TIME}")
+_BASIC = _compiled(
+    rf"(\d{{4}})(\d{{2}})(\d{{2}})[T ]+(\d{{2}}):?(\d{{2}})(?::?(\d{{2}})(?:[.,]\d+)?)?{_OFFSET}"
+)
 _YEAR_LAST = _compiled(rf"(\d{{1,2}})([-/.])(\d{{1,2}})[-/.](\d{{4}}|\d{{2}}){_TIME}")
 _DAY_NAME = _compiled(
     rf"{_WEEKDAY}(\d{{1,2}})(?:th|st|nd|rd)?[-\s./]*{_NAME}[-\s.,/]*{_ANY_YEAR}{_TIME}"
@@ -108,6 +110,9 @@ def _parse(text: str, is_day_first: bool) -> datetime.datetime:
     if match := _YEAR_FIRST.fullmatch(text):
         year, month, day, *time = match.groups()
         return _with_time(int(year), int(month), int(day or 1), *time)
+    if match := _BASIC.fullmatch(text):
+        year, month, day, *time, offset = match.groups()
+        return _with_time(int(year), int(month), int(day), *time, None, offset)
     if match := _YEAR_LAST.fullmatch(text):
         first, _, second, year, *time = match.groups()
         day, month = (first, second) if is_day_first else (second, first)
@@ -184,14 +189,17 @@ def day_first(texts: Sequence[str]) -> bool | None:
 def compact_dates(texts: Sequence[str], is_year: bool = False) -> np.ndarray | None:
     """Dates that are whole numbers, all of one form; None for other numbers.
 
-    YYYYMMDD, YYYYMM, seconds or milliseconds since 1970 of the years from 1973 on, and with
-    ``is_year`` years of four digits.
+    YYYYMMDD, YYYYMM, YYYYMMDDHHMM and YYYYMMDDHHMMSS of the years 1900 to 2100, seconds or
+    milliseconds since 1970 of the years from 1973 on, and with ``is_year`` years of four digits.
     """
     fields = [text.strip().removesuffix(".0") for text in texts]
     lengths = {len(field) for field in fields}
     if not fields or not all(f.isascii() and f.isdigit() for f in fields):
         return None
     numbers = np.array([int(f) if len(f) < 19 else 0 for f in fields], np.int64)
+    # Milliseconds of 1973 to 2001 have twelve digits too, but hardly ever are all of them dates.
+    if lengths in ({12}, {14}) and (found := _with_clock(fields)) is not None:
+        return found
     if lengths == {13} or (lengths <= {12, 13} and numbers.min() > 10**11):
         return (numbers // 1000).astype(DATES)
     if lengths == {8} and (found := _from_parts(numbers)) is not None:
@@ -212,6 +220,16 @@ def _from_parts(numbers: np.ndarray) -> np.ndarray | None:
     except ValueError:
         return None
     return np.array(dates, DATES) if all(1000 <= date.year < 3000 for date in dates) else None
+
+
+def _with_clock(fields: Sequence[str]) -> np.ndarray | None:
+    """Of YYYYMMDDHHMM, with seconds or without; None where one is no date of 1900 to 2100."""
+    form = "%Y%m%d%H%M%S"[: len(fields[0]) - 2]
+    try:
+        dates = [datetime.datetime.strptime(field, form) for field in fields]
+    except ValueError:
+        return None
+    return np.array(dates, DATES) if all(1900 <= date.year <= 2100 for date in dates) else None
 
 
 def show_date(date: np.datetime64) -> str:
