@@ -19,7 +19,7 @@ from jaxrnn.config_file import from_toml, from_values, to_toml
 from jaxrnn.data.dates import calendar
 from jaxrnn.forecast_errors import mase_scale
 from jaxrnn.tasks import TASKS
-from jaxrnn.tasks.series_forecasts import ahead, backtest, predictor
+from jaxrnn.tasks.series_forecasts import ahead, backtest, path_uniforms, predictor
 from jaxrnn.train_step import initial_state
 from jaxrnn.training import evaluate
 
@@ -296,31 +296,70 @@ def test_quantiles_of_paths_are_those_of_what_is_sampled(rows_file):
     assert got.shape == (3, 4, 2, 3)
     assert (np.diff(got) >= 0).all()
     np.testing.assert_array_equal(got, predict(past, known))
+    uniforms = path_uniforms(task, 3, 4)
+    assert uniforms.shape == (2, 50, 3, 4, 2)
+    assert len(np.unique(uniforms)) > 0.999 * uniforms.size  # no step is drawn as another
+    model: Any = skeleton.merge(params)
+    paths = np.asarray(model.sample(jnp.asarray(past), jnp.asarray(known), uniforms))
+    expected = np.moveaxis(np.quantile(paths, task.config.levels, axis=0), 0, -1)
+    assert_close(got, expected, "float32")
 
 
-@pytest.mark.parametrize("head", ["direct", "recursive", "segments"])
-def test_a_longer_forecast_begins_with_the_shorter_one(tmp_path, head):
-    path = write_rows(tmp_path / "rows.csv", FUTURE)
-    config = config_of(path, head=head, known=("k",), dtype="float64")
-    if head == "segments":
-        config = dataclasses.replace(config, segment_len=4)
+def made(path, future: int = FUTURE, **options: Any) -> tuple[Any, Any, Any]:
+    """A task with fresh parameters, its predictor and its series."""
+    config = config_of(write_rows(path, future), dtype="float64", **options)
     task, _, skeleton, params = trained(config)
-    predict = predictor(task, skeleton, params)
-    series = task.read(path)
-    short = ahead(task, predict, task.rows(series, 4), ROWS, 4)
-    long = ahead(task, predict, task.rows(series, FUTURE), ROWS, FUTURE)
-    assert long.shape == (FUTURE, 2, 3)
-    assert_close(long[:4], short)
-    if head == "segments":  # what is known of a segment's last steps is read for all of it
-        return
-    assert_close(ahead(task, predict, task.rows(series, 3), ROWS, 3), short[:3])
-    # Beyond the horizon its own medians are the past.
+    return task, predictor(task, skeleton, params), task.read(config.data)
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "direct": {"head": "direct"},
+    "recursive": {"head": "recursive"},
+    "paths": {"head": "recursive", "distribution": "student_t", "num_samples": 20},
+    "segments": {"head": "segments", "segment_len": 4},
+}
+
+
+@pytest.mark.parametrize("known", [("k",), ()])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_longer_forecast_begins_with_the_shorter_one(tmp_path, head, known):
+    task, predict, series = made(tmp_path / "rows.csv", known=known, **HEADS[head])
+    assert task.calendar == ("hour",)
+    found = {n: ahead(task, predict, task.rows(series, n), ROWS, n) for n in (1, 3, 4, 5, FUTURE)}
+    for num_steps, forecast in found.items():
+        assert forecast.shape == (num_steps, 2, 3)
+        assert_close(forecast, found[FUTURE][:num_steps])
+
+
+@pytest.mark.parametrize("head", ["direct", "segments"])
+def test_beyond_the_horizon_its_own_medians_are_the_past(tmp_path, head):
+    task, predict, series = made(tmp_path / "rows.csv", known=("k",), **HEADS[head])
     rows = task.rows(series, FUTURE)
-    if head == "direct":
-        rows[ROWS : ROWS + 4, :2] = short[:, :, 1]
-        known = np.concatenate([rows[ROWS + 4 :, 2:], rows[-1:, 2:], rows[-1:, 2:]])
-        block = predict(rows[None, ROWS - 4 : ROWS + 4], known[None])[0]
-        assert_close(long[4:], block[:2])
+    long = ahead(task, predict, rows, ROWS, FUTURE)
+    dates = np.datetime64("2021-03-01T00:00:00") + 3600 * np.arange(ROWS + 8)
+    assert_close(rows[:, 3:], calendar(dates, ("hour",)))  # of the whole block
+    k = values_of()[:, 3]
+    k = np.append(k, [k[-1]] * 2)  # the file has no more
+    assert_close(rows[:, 2], (k - task.scalers[2].mean) / task.scalers[2].std)
+    rows[ROWS : ROWS + 4, :2] = long[:4, :, 1]
+    block = predict(rows[None, ROWS - 4 : ROWS + 4], rows[None, ROWS + 4 :, 2:])[0]
+    assert_close(long[4:], block[:2])
+
+
+def test_what_is_known_of_the_rest_of_a_block_is_read_as_far_as_it_is(tmp_path):
+    options: dict[str, Any] = {**HEADS["segments"], "known": ("k", "c"), "targets": ("x",)}
+    path = tmp_path / "rows.csv"
+    task, predict, series = made(path, 0, **options)
+    last = np.datetime64("2021-03-01T00") + ROWS
+    given = [(1.0, 5.0), (2.0, None), (3.0, 7.0)]
+    lines = [f"{last + k}:00,,,{c or ''},{v}" for k, (v, c) in enumerate(given)]
+    path.write_text(path.read_text() + "\n".join(lines) + "\n")
+    series = task.read(str(path))
+    scaled = task.rows(series, 1)[ROWS:, 1:3]
+    means, stds = (np.array([getattr(s, n) for s in task.scalers[1:]]) for n in ("mean", "std"))
+    assert_close(scaled * stds + means, [[1, 5], [2, 5], [3, 7], [3, 7]])
+    assert ahead(task, predict, task.rows(series, 1), ROWS, 1).shape == (1, 1, 3)
+    assert "has 1 rows of k, c after the last" in message(task.rows, series, 2)
 
 
 def test_what_is_not_known_of_the_future_is_said(tmp_path):

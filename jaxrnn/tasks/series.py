@@ -208,11 +208,14 @@ class SeriesTask:
     def rows(self, series: Series, num_ahead: int = 0) -> Float[np.ndarray, "S I"]:
         """Scaled values of every step, and of ``num_ahead`` after them what is known, else NaN.
 
-        Raises InputError where the file does not have what is known of so many.
+        Of a head that gives its horizon at once, whole blocks of it follow: known columns as far as
+        the file has them, then their last value. Raises InputError where the file does not have
+        what is known of ``num_ahead`` steps.
         """
         columns = zip(self.scalers, series.values.T, strict=True)
         scaled = np.stack([scaler.transform(column) for scaler, column in columns], -1)
-        ahead = np.full((num_ahead, scaled.shape[1]), np.nan)
+        num_more = 0 if self.config.head == "recursive" else -num_ahead % self.config.horizon
+        ahead = np.full((num_ahead + num_more, scaled.shape[1]), np.nan)
         if series.known and num_ahead:
             first = scaled.shape[1] - len(series.known)
             given = series.future[:num_ahead]
@@ -223,6 +226,10 @@ class SeriesTask:
                     f"with targets, {num_ahead:,} steps are to be forecast; append rows, their "
                     "targets empty, or lower --horizon"
                 )
+            more = series.future[num_ahead : len(ahead)]
+            given = np.pad(given, ((0, num_more), (0, 0)), mode="edge")
+            for row, beyond in enumerate(more, num_ahead):
+                given[row:] = np.where(np.isnan(beyond), given[row], beyond)
             for k, scaler in enumerate(self.scalers[first:]):
                 ahead[:, first + k] = scaler.transform(given[:, k])
         rows = np.concatenate([scaled, ahead])

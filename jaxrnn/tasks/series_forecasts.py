@@ -30,10 +30,20 @@ Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(past (B, T, I), known (B, N, F)) -> quantiles (B, N, C, K) of scaled values."""
 
 
-def open_uniforms(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Uniform numbers in (0, 1), neither bound among them."""
+def path_uniforms(task: Any, num_rows: int, num_steps: int) -> Float[Array, "2 S B N C"]:
+    """What the paths of a recursive Student t are drawn with: numbers in (0, 1), both excluded.
+
+    Those of a step depend on the task's seed and the step, not on how many steps there are.
+    """
     dtype = jnp.result_type(float)
-    return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(dtype).tiny, maxval=1.0)
+    key = jax.random.fold_in(jax.random.key(task.config.seed), 2**31)
+    shape = (2, task.config.num_samples, num_rows, len(task.targets))
+
+    def of_step(step: Array) -> Array:
+        step_key = jax.random.fold_in(key, step)
+        return jax.random.uniform(step_key, shape, dtype, minval=jnp.finfo(dtype).tiny, maxval=1.0)
+
+    return jax.vmap(of_step, out_axes=3)(jnp.arange(num_steps))
 
 
 def predictor(task: Any, skeleton: Skeleton[Any], params: Params) -> Predictor:
@@ -47,9 +57,7 @@ def predictor(task: Any, skeleton: Skeleton[Any], params: Params) -> Predictor:
         model = skeleton.merge(params)
         if not task.draws_paths:
             return task.distribution.quantiles(model(past, known))
-        shape = (2, task.config.num_samples, *known.shape[:2], len(task.targets))
-        key = jax.random.fold_in(jax.random.key(task.config.seed), 2**31)
-        paths = model.sample(past, known, open_uniforms(key, shape))
+        paths = model.sample(past, known, path_uniforms(task, *known.shape[:2]))
         levels = jnp.asarray(task.config.levels, paths.dtype)
         return jnp.moveaxis(jnp.quantile(paths, levels, axis=0), 0, -1)
 
@@ -96,9 +104,9 @@ def ahead(
 ) -> Float64[np.ndarray, "M C K"]:
     """Scaled quantiles of the ``num_steps`` steps from row ``origin`` on.
 
-    ``rows`` are as ``task.rows`` has them, what is known of these steps among them. Beyond the
-    horizon the head 'recursive' goes on; the others read their own medians as the past, so that
-    intervals there leave out what is not known of it.
+    ``rows`` are as ``task.rows`` has them for as many steps, whole blocks of the horizon. Beyond
+    the horizon the head 'recursive' goes on; the others read their own medians as the past, so
+    that intervals there leave out what is not known of it.
 
     Raises InputError where past-only covariates would have to be known then.
     """
@@ -114,12 +122,10 @@ def ahead(
         )
     rows, found = rows.copy(), []
     for first in range(origin, origin + num_steps, config.horizon):
-        known = rows[first : first + config.horizon, rows.shape[1] - task.num_known :]
-        missing = config.horizon - len(known)
-        known = np.pad(known, ((0, missing), (0, 0)), mode="edge" if len(known) else "constant")
-        block = predict(rows[None, first - config.input_len : first], known[None])[0]
-        here = rows[first : first + config.horizon, :num_targets]
-        here[:] = block[: len(here), :, block.shape[-1] // 2]
+        here = rows[first : first + config.horizon]
+        known = here[None, :, rows.shape[1] - task.num_known :]
+        block = predict(rows[None, first - config.input_len : first], known)[0]
+        here[:, :num_targets] = block[..., block.shape[-1] // 2]
         found.append(block)
     return np.concatenate(found)[:num_steps]
 
