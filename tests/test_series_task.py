@@ -19,7 +19,7 @@ from jaxrnn.config_file import from_toml, from_values, to_toml
 from jaxrnn.data.dates import calendar
 from jaxrnn.forecast_errors import mase_scale
 from jaxrnn.tasks import TASKS
-from jaxrnn.tasks.series_forecasts import ahead, backtest, path_uniforms, predictor
+from jaxrnn.tasks.series_forecasts import ahead, backtest, note_of, path_uniforms, predictor
 from jaxrnn.train_step import initial_state
 from jaxrnn.training import evaluate
 
@@ -285,6 +285,26 @@ def test_validation_and_backtest_are_errors_over_every_window(rows_file, head, d
     assert ("coverage" in rows["model"].metrics()) is (distribution != "point")
     strided = backtest(task, predictor(task, skeleton, params), data.held_out, 5)
     assert strided["model"].count == 5
+
+
+def test_there_is_no_row_of_a_season_that_is_not_known_and_it_is_said(tmp_path):
+    def noted(lines: list[str], **options: Any) -> dict[str, str]:
+        path = tmp_path / "a.csv"
+        path.write_text("\n".join(["date,x", *lines]))
+        given = {"data": str(path), "input_len": 4, "horizon": 2, "hidden_size": 4}
+        task, data = SeriesTask.load(SeriesConfig(**(given | options)))
+        return note_of(task, task.part(data.train.rows, "test"))
+
+    years = [f"{1950 + k}-01-01,{k % 4}" for k in range(40)]
+    said = (
+        "no row of the last season: the data's step suggests none; train with --season N where "
+        "there is a cycle of N steps"
+    )
+    assert noted(years) == {"note": said}
+    assert noted(years, date_column="none") == {"note": said}
+    assert noted(years, season=4) == {}
+    assert noted(years, season=1) == {}
+    assert noted([f"{1950 + k // 12}-{k % 12 + 1:02},{k % 4}" for k in range(60)]) == {}
 
 
 def test_quantiles_of_paths_are_those_of_what_is_sampled(rows_file):

@@ -89,8 +89,13 @@ def backtest(
 
 
 def note_of(task: Any, windows: HeldOutWindows) -> dict[str, str]:
-    """Why there is no row of the last season, where the series has one, under the name 'note'."""
+    """Why there is no row of the last season, unless it was set to 1, under the name 'note'."""
     first = int(windows.origins[0])
+    if task.season == 1 and task.config.season != 1:
+        return {
+            "note": "no row of the last season: the data's step suggests none; train with "
+            "--season N where there is a cycle of N steps"
+        }
     if task.season <= max(first, 1):
         return {}
     return {
