@@ -362,6 +362,23 @@ def test_years_and_stamps_are_dates_by_their_name(table):
     assert "'time' only counts the rows" in series.remarks[0]
 
 
+@pytest.mark.parametrize("of_run", [False, True])
+def test_months_end_or_begin_as_in_the_file_whatever_the_run_has(table, of_run):
+    step = Frequency("months", 1, month_end=of_run)
+
+    def shown(*dates: str) -> list[str]:
+        path = table("\n".join(["date,x", *(f"{date},{k}" for k, date in enumerate(dates))]))
+        series: Any = read_series(path, ReadOptions(), step)
+        return [show_date(date) for date in (*series.dates, *series.future_dates(2))]
+
+    ends = ["1954-01-31", "1954-02-28", "1954-03-31", "1954-04-30"]
+    begins = ["1954-01-01", "1954-02-01", "1954-03-01", "1954-04-01"]
+    assert shown(*ends[:2]) == ends
+    assert shown(*begins[:2]) == begins
+    assert shown(ends[1]) == ends[1:]
+    assert shown(begins[1]) == begins[1:]
+
+
 # --- what to do ---
 
 

@@ -119,13 +119,19 @@ def infer_frequency(dates: np.ndarray) -> Frequency | None:
         return None
     days, months = dates.astype("datetime64[D]"), dates.astype("datetime64[M]")
     within = days - months.astype("datetime64[D]")
-    is_end = ((days + 1).astype("datetime64[M]") > months).all()
+    is_end = are_month_ends(dates)
     if np.diff(days).min().astype(int) >= 28 and (is_end or (within == within[0]).all()):
-        return Frequency("months", _mode(np.diff(months).astype(np.int64)), bool(is_end))
+        return Frequency("months", _mode(np.diff(months).astype(np.int64)), is_end)
     step = _mode(np.diff(dates).astype(np.int64))
     if step == DAY and len(dates) > 5 and np.is_busday(days).all():
         return Frequency("weekdays")
     return Frequency("seconds", step)
+
+
+def are_month_ends(dates: np.ndarray) -> bool:
+    """Whether each is on the last day of its month."""
+    days, months = dates.astype("datetime64[D]"), dates.astype("datetime64[M]")
+    return bool(((days + 1).astype("datetime64[M]") > months).all())
 
 
 def _mode(steps: np.ndarray) -> int:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float64
 
 from jaxrnn.data.date_column import find_dates, has_date_name
 from jaxrnn.data.date_text import DateError, parse_dates
-from jaxrnn.data.dates import Frequency, infer_frequency
+from jaxrnn.data.dates import Frequency, are_month_ends, infer_frequency
 from jaxrnn.data.series_grid import carried, on_grid, without_duplicates
 from jaxrnn.data.table import Table, listed, read_table
 from jaxrnn.errors import InputError
@@ -120,10 +120,11 @@ def read_series(
 ) -> Series:
     """The series of a CSV file, its missing parts filled as the options have it.
 
-    ``frequency``: that the dates must have; None: the one that they show; ``is_day_first``: of
-    dates that don't show it. Raises InputError for a file that ``read_table`` refuses, columns that
-    are not there or not numbers, dates that can't be read or lie between two steps, and for what is
-    missing or there twice where the options don't say what to do about it.
+    ``frequency``: that the dates must have, months at their ends where these dates are; None: the
+    one that they show; ``is_day_first``: of dates that don't show it. Raises InputError for a file
+    that ``read_table`` refuses, columns that are not there or not numbers, dates that can't be read
+    or lie between two steps, and for what is missing or there twice where the options don't say
+    what to do about it.
     """
     table = read_table(path)
     date_index, dates, is_day_first, is_utc = find_dates(
@@ -150,7 +151,10 @@ def read_series(
         dates, values, lines = without_duplicates(
             table, options.duplicates, dates, values, lines, remarks
         )
-        frequency = frequency or infer_frequency(dates)
+        if frequency is None:
+            frequency = infer_frequency(dates)
+        elif frequency.unit == "months":
+            frequency = dataclasses.replace(frequency, month_end=are_month_ends(dates))
         dates, values, absent = on_grid(table, frequency, dates, values, lines)
     num_targets, num_known = len(targets), len(options.known)
     future = values[:0, len(named) - num_known :]
