@@ -1,6 +1,7 @@
 """The forecasters of many steps in torch beside ours: modules, exports, imports, raw forecasts."""
 
 import dataclasses
+import datetime
 import json
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxrnn.errors import InputError
 from jaxrnn.models import split
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
-from jaxrnn.tasks.series_forecasts import ahead, predictor
+from jaxrnn.tasks.series_forecasts import ahead, path_uniforms, predictor
 from jaxrnn.train_step import initial_state
 from torch_compat import __main__ as command
 from torch_compat import forecast_modules
@@ -119,22 +120,37 @@ def test_an_export_forecasts_from_raw_values_as_the_run_does(head, tmp_path, cap
     given: dict[str, Any] = {"dates": dates}
     if task.config.known:
         given["known"] = torch.tensor(series.future[:4])
-    if head == "recursive":  # the numbers that ours is drawn with are JAX's
-        past, known = rows[None, ROWS - 8 : ROWS], rows[None, ROWS:, 2:]
-        uniforms = RNG.uniform(size=(2, 7, 1, 4, 2))
-        merged: Any = skeleton.merge(state.params)
-        paths = merged.sample(*map(jnp.asarray, (past, known, uniforms)))
-        quantiles = np.moveaxis(
-            np.quantile(np.asarray(paths), task.config.quantiles, axis=0), 0, -1
-        )
-        expected = task.unscaled(quantiles[0], 1)
-        model.sample = lambda *a: type(model).sample(model, *a[:2], torch.tensor(uniforms))
+    if head == "recursive":
+        given["uniforms"] = tensor(path_uniforms(task, 1, 4)[:, :, 0])
     got = model.predict(torch.tensor(series.values), **given)
     assert got.shape == (4, 2, 3)
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
     assert command.run_command(["verify", str(run.path), str(tmp_path / "out")]) == 0
     assert "within rounding" in capsys.readouterr().out
+
+
+def test_paths_are_drawn_alike_unless_it_is_asked_for_others(tmp_path):
+    run = make_run(tmp_path, "recursive")
+    assert exported(run, tmp_path) == 0
+    model: Any = torch_compat.load(tmp_path / "out")
+    dates = [datetime.datetime(2021, 3, 1) + datetime.timedelta(hours=142 + k) for k in range(12)]
+    rows = torch.tensor(values_of()[:ROWS, :2])
+    state = torch.random.get_rng_state()
+    found = model.predict(rows, dates=dates)
+    assert torch.equal(model.predict(rows, dates=dates), found)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for seed, is_same in ((0, True), (1, False)):
+        generator = torch.Generator().manual_seed(seed)
+        got = model.predict(rows, dates=dates, generator=generator)
+        assert torch.equal(got, found) is is_same
+    with pytest.raises(ValueError, match=r"shape \(2, 7, 1, 4, 2\), expected \(2, 7, 4, 2\)"):
+        model.predict(rows, dates=dates, uniforms=torch.rand(2, 7, 1, 4, 2))
+    assert "quantiles of drawn paths, the same at each" in (tmp_path / "out/README.md").read_text()
+    other: Any = torch_compat.to_torch(make("direct"))
+    other.series = model.series | {"calendar": [], "input_len": 5}
+    with pytest.raises(ValueError, match="uniforms are of a recursive Student t alone"):
+        other.predict(rows, uniforms=torch.rand(2, 7, 4, 2))
 
 
 def test_the_file_of_an_export_needs_torch_alone(tmp_path):

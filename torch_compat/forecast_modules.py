@@ -190,7 +190,12 @@ class HorizonModel(nn.Module):
         unit = [student_t_quantile(level, freedom) for level in self.levels]
         return location + scale * torch.cat(unit, -1)
 
-    def _forecast(self, past: Tensor, known: Tensor, generator: torch.Generator | None) -> Tensor:
+    @property
+    def draws_paths(self) -> bool:
+        """Whether ``predict`` gives the quantiles of drawn paths."""
+        return False
+
+    def _forecast(self, past: Tensor, known: Tensor, uniforms: Tensor | None) -> Tensor:
         """Quantiles (B, N, C, K) of a batch."""
         return self.quantiles(self(past, known))
 
@@ -201,13 +206,19 @@ class HorizonModel(nn.Module):
         known: Tensor | None = None,
         dates: Sequence[datetime.datetime | str] = (),
         generator: torch.Generator | None = None,
+        uniforms: Tensor | None = None,
     ) -> Tensor:
         """The ``horizon`` steps after ``rows``: quantiles (N, C, K) in the data's unit.
 
         ``rows`` (T or more, K) are columns in the data's unit: targets, covariates, known, as
         ``series`` has their names; ``known`` (N, F) those of the known columns that follow.
         ``dates`` are of the last T rows and of the N steps after them, needed for calendar
-        features; ``generator`` draws the paths of a recursive Student t. Dropout is off.
+        features. Dropout is off.
+
+        Those of a recursive Student t are quantiles of drawn paths, ``series["num_samples"]`` = S
+        of them: with ``uniforms`` (2, S, N, C), numbers in (0, 1), in place of which ``generator``
+        is asked; without both the numbers are the same at each call. jaxrnn's forecast is that of
+        ``path_uniforms(task, 1, N)[:, :, 0]``, of ``jaxrnn.tasks.series_forecasts``.
         """
         if self.series is None:
             raise ValueError("this forecaster has no scalers: construct it with series=...")
@@ -242,10 +253,25 @@ class HorizonModel(nn.Module):
             waves = calendar(dates, series["calendar"])
             past = torch.cat([past, waves[:length]], -1)
             ahead = torch.cat([ahead, waves[length:]], -1)
+        if self.draws_paths:
+            shape = (2, series["num_samples"], horizon, self.num_targets)
+            if uniforms is None:
+                generator = generator or torch.Generator().manual_seed(0)
+                uniforms = torch.rand(
+                    shape, generator=generator, dtype=torch.float64, device=generator.device
+                )
+            if uniforms.shape != shape:
+                raise ValueError(
+                    f"uniforms has shape {tuple(uniforms.shape)}, expected {shape}: two a path, "
+                    "step and target"
+                )
+            uniforms = uniforms[:, :, None].to(like).clamp(min=torch.finfo(like.dtype).tiny)
+        elif uniforms is not None:
+            raise ValueError("uniforms are of a recursive Student t alone: nothing is drawn here")
         was_training = self.training
         self.eval()
         try:
-            found = self._forecast(past[None].to(like), ahead[None].to(like), generator)[0]
+            found = self._forecast(past[None].to(like), ahead[None].to(like), uniforms)[0]
         finally:
             self.train(was_training)
         place = (1, self.num_targets, 1)
@@ -331,12 +357,14 @@ class RecursiveForecaster(HorizonModel):
         paths = torch.cat(drawn, 1).reshape(num_paths, num_rows, num_steps, -1)
         return paths * factor + shift
 
-    def _forecast(self, past: Tensor, known: Tensor, generator: torch.Generator | None) -> Tensor:
-        if self.kind != "student_t" or self.series is None:
-            return super()._forecast(past, known, generator)
-        shape = (2, self.series["num_samples"], *known.shape[:2], self.num_targets)
-        uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
-        uniforms = uniforms.clamp(min=torch.finfo(torch.float64).tiny).to(past)
+    @property
+    def draws_paths(self) -> bool:
+        """Whether ``predict`` gives the quantiles of drawn paths."""
+        return self.kind == "student_t"
+
+    def _forecast(self, past: Tensor, known: Tensor, uniforms: Tensor | None) -> Tensor:
+        if uniforms is None:
+            return super()._forecast(past, known, uniforms)
         paths = self.sample(past, known, uniforms)
         return paths.quantile(past.new_tensor(self.levels), 0).movedim(0, -1)
 

@@ -23,18 +23,23 @@ It needs torch and safetensors alone: `pip install torch safetensors`. In this d
 {use}
 """
 _TEXT = 'Text: `m = model.load(); print(m.decode(m.generate(m.encode("The "), 200)))`.'
+_STEPS = (
+    "Forecasts: `m = model.load(); m.predict(rows)` gives the steps after `rows`, a tensor "
+    "(time, columns) in the data's unit, as quantiles (steps, targets, levels). Columns are "
+    "`m.series['targets']`, `['covariates']`, `['known']`, in this order; known columns and "
+    "calendar features of the steps to come are further arguments."
+)
 _USES = {
     "CharLM": _TEXT,
     "MinCharLM": f"{_TEXT}\nIts cells are those of arXiv 2410.01201, not `nn.GRU` or `nn.LSTM`.",
     "Forecaster": "Forecasts: `m = model.load(); m.inverse(m.forecast(m.transform(history), 24))` "
     "gives the 24 steps after `history`, a tensor (batch, time, 1).",
-    **dict.fromkeys(
-        ("DirectForecaster", "RecursiveForecaster", "SegmentForecaster"),
-        "Forecasts: `m = model.load(); m.predict(rows)` gives the steps after `rows`, a tensor "
-        "(time, columns) in the data's unit, as quantiles (steps, targets, levels). Columns are "
-        "`m.series['targets']`, `['covariates']`, `['known']`, in this order; known columns and "
-        "calendar features of the steps to come are further arguments.",
-    ),
+    "DirectForecaster": _STEPS,
+    "RecursiveForecaster": f"{_STEPS}\n\nOf a Student t they are quantiles of drawn paths, the "
+    "same at each call; `generator` draws others. With the numbers that jaxrnn draws with as "
+    "`uniforms` they are jaxrnn's: `path_uniforms(task, 1, steps)[:, :, 0]` of "
+    "`jaxrnn.tasks.series_forecasts`.",
+    "SegmentForecaster": _STEPS,
     "SketchRNN": "Drawings: `m = model.load(); m.draw(9, temperature=0.4)` gives nine, each a "
     "tensor (points, 3) of dx, dy and whether the pen is then lifted; `m.draw(9, prefix=begun)` "
     "goes on from one.",
