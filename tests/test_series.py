@@ -165,6 +165,12 @@ def test_dates_that_are_there_twice(table):
         np.testing.assert_array_equal(series.values[:, 0], [1, value, 3])
         assert "of 2 rows with a date that was there before" in series.remarks[1]
     path = table("date,x,y\n2020-01-01,1,\n2020-01-01,,4\n2020-01-02,2,5\n")
+    assert f"{path} has 1 row whose date was there before, the first in line 3" in message(
+        read, path
+    )
+    assert read(path, duplicates="mean").remarks == (
+        "of 1 row with a date that was there before, their mean is taken",
+    )
     np.testing.assert_array_equal(read(path, duplicates="mean").values, [[1, 4], [2, 5]])
 
 
@@ -197,7 +203,7 @@ def test_missing_rows_and_values(table):
     series = read(path, gaps="previous")
     np.testing.assert_array_equal(series.values[:, 0], [2, 3])
     assert [show_date(date) for date in series.dates] == ["2020-01-02", "2020-01-03"]
-    assert series.remarks[1] == "the 1 rows before the first value of 'x' are left out"
+    assert series.remarks[1] == "the row before the first value of 'x' is left out"
     path = table("x\n1\nnull\n3\n")
     assert "1 missing value, the first at step 2, column 'x'" in message(read, path)
     path = table("x,y\n1,NA\n2,\n3,\n")
@@ -360,6 +366,29 @@ def test_years_and_stamps_are_dates_by_their_name(table):
     series = read(table("time,x\n0,5\n10,3\n25,8\n30,9\n"))
     assert series.targets == ("x",)
     assert "'time' only counts the rows" in series.remarks[0]
+
+
+def test_true_and_false_are_1_and_0_where_they_are_asked_for(table):
+    path = table("x,k\n5,True\n3,FALSE\n4,true\n")
+    assert read(path).targets == ("x",)
+    series = read(path, known=("k",))
+    assert series.values.tolist() == [[5, 1], [3, 0], [4, 1]]
+    path = table("x,k\n5,True\n3,\n4,false\n")
+    assert read(path, known=("k",), gaps="previous").values[:, 1].tolist() == [1, 1, 0]
+    path = table("x,k\n5,True\n3,2\n4,false\n")
+    assert "line 2: 'True' in column 'k' is not a number" in message(read, path, known=("k",))
+
+
+def test_a_quoted_column_of_decimal_commas_in_a_file_of_commas(table):
+    path = table('date,x,y\n2020-01-01,"3,5",1\n2020-01-02,"-1.250,75",2\n2020-01-03,"4,125",5\n')
+    assert read(path, targets=("x", "y")).values.tolist() == [[3.5, 1], [-1250.75, 2], [4.125, 5]]
+    path = table('x,y\n"3,5",1\n,2\n"0,25",4\n')
+    assert read(path, targets=("x",), gaps="previous").values[:, 0].tolist() == [3.5, 3.5, 0.25]
+    for column in (("1,234", "2,345"), ("3,5", "4")):  # thousands perhaps; not all
+        path = table("x,y\n" + "".join(f'"{x}",1\n' for x in column))
+        assert f"line 2: {column[0]!r} in column 'x' is not a number" in message(
+            read, path, targets=("x",)
+        )
 
 
 @pytest.mark.parametrize("of_run", [False, True])

@@ -42,8 +42,8 @@ def without_duplicates(
     if how == "error":
         k = int(np.nonzero(~first)[0][0])
         raise InputError(
-            f"{table.path} has {count:,} rows whose date was there before, the first in line "
-            f"{lines[k]} ({show_date(dates[k])}, as in line {lines[k - 1]}); "
+            f"{table.path} has {count:,} row{'s' * (count > 1)} whose date was there before, the "
+            f"first in line {lines[k]} ({show_date(dates[k])}, as in line {lines[k - 1]}); "
             + _advice(table, int(lines[k - 1]), int(lines[k]))
         )
     (starts,) = np.nonzero(first)
@@ -56,7 +56,8 @@ def without_duplicates(
         ends = np.append(starts[1:], len(dates)) - 1
         kept = values[starts if how == "first" else ends]
     what = "their mean" if how == "mean" else f"the {how}"
-    remarks.append(f"of {count:,} rows with a date that was there before, {what} is taken")
+    rows = f"{count:,} row{'s' * (count > 1)}"
+    remarks.append(f"of {rows} with a date that was there before, {what} is taken")
     return dates[starts], kept, lines[starts]
 
 
@@ -155,7 +156,9 @@ def carried(
     begin = int((~missing).argmax(0).max())
     if begin:
         name = names[int((~missing).argmax(0).argmax())]
-        remarks.append(f"the {begin:,} rows before the first value of {name!r} are left out")
+        rows = "row" if begin == 1 else f"{begin:,} rows"
+        are = "is" if begin == 1 else "are"
+        remarks.append(f"the {rows} before the first value of {name!r} {are} left out")
     steps = np.where(missing, 0, np.arange(len(values))[:, None])
     found = np.take_along_axis(values, np.maximum.accumulate(steps), 0)
     return begin, found[begin:], missing[begin:]

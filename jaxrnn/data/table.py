@@ -1,7 +1,8 @@
 """A CSV file: a header line, then a row a time step; all that ``sine`` and ``series`` read.
 
 The delimiter is a comma, semicolon, tab or bar, whichever is most frequent in the header. Where it
-is no comma and some number has a decimal comma, ``1.003`` is a thousand and three. Usage::
+is no comma and some number has a decimal comma, ``1.003`` is a thousand and three; where it is one,
+a column of which every value is quoted with a decimal comma has these. Usage::
 
     table = read_table("passengers.csv")
     values = table.numbers(table.column("Passengers", "--targets"))     # NaN where one is missing
@@ -32,6 +33,10 @@ MISSING = {
 
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:\.\d{3})*,\d+(?:[eE][-+]?\d+)?")
+
+
+_MAYBE_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
+_TRUTHS = {"true": 1.0, "false": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +73,17 @@ class Table:
         return [row[index] for row in self.rows]
 
     def numbers(self, index: int, flag: str) -> Float64[np.ndarray, " N"]:
-        """A column's values, NaN where one is missing; raises InputError for what is no number."""
+        """A column's values, NaN where one is missing; raises InputError for what is no number.
+
+        A column of nothing but true and false has 1 and 0.
+        """
         self._refuse_mixed(index, flag)
+        truths = [_TRUTHS.get(field.strip().casefold()) for field in self.texts(index)]
+        fields = zip(truths, self.texts(index), strict=True)
+        if any(truth is not None for truth in truths) and all(
+            truth is not None or is_missing(field) for truth, field in fields
+        ):
+            return np.array([math.nan if truth is None else truth for truth in truths])
         values = np.empty(len(self.rows))
         for k, row in enumerate(self.rows):
             value = self.number(row[index])
@@ -202,7 +216,23 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         for row in rows[1:]
         for field in row
     )
+    if delimiter == ",":
+        _write_points(rows[1:])
     return Table(str(path), header, rows[1:], lines[1:], "," if has_comma else ".")
+
+
+def _write_points(rows: list[list[str]]) -> None:
+    """Put decimal points in the place of commas in columns where every value has one.
+
+    Not where all may be thousands, as 1,234.
+    """
+    for k in range(len(rows[0])):
+        fields = [row[k].strip() for row in rows if not is_missing(row[k])]
+        if all(map(_DECIMAL_COMMA.fullmatch, fields)) and not all(
+            map(_MAYBE_THOUSANDS.fullmatch, fields)
+        ):
+            for row in rows:
+                row[k] = row[k].replace(".", "").replace(",", ".")
 
 
 def _delimiter(text: str) -> str:
