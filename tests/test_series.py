@@ -368,6 +368,56 @@ def test_years_and_stamps_are_dates_by_their_name(table):
     assert "'time' only counts the rows" in series.remarks[0]
 
 
+@pytest.mark.parametrize(
+    ("header", "rows", "step", "last"),
+    [
+        ("year,month,day", ["2020,1,30", "2020,01,31", "2020,2,1.0"], (86_400,), "2020-02-01"),
+        ("x,Month,Year", ["8,Nov,2019", "2,Dec,2019", "7,January,2020"], 1, "2020-01-01"),
+        (
+            "No,year,month,day,hour",  # as the sensors of Beijing have it
+            ["1,2010,1,1,22", "2,2010,1,1,23", "3,2010,1,2,0"],
+            (3600,),
+            "2010-01-02",
+        ),
+        (
+            "jahr,monat,tag,stunde,minute",
+            ["2020,2,29,23,30", "2020,2,29,23,45", "2020,3,1,0,0"],
+            (900,),
+            "2020-03-01",
+        ),
+    ],
+)
+def test_columns_of_years_months_and_days_are_joined(table, header, rows, step, last):
+    rows = [f"{row},{k * k}" for k, row in enumerate(rows)]
+    series = read(table("\n".join([f"{header},y", *rows])))
+    assert series.targets == (("x", "y") if "x" in header else ("y",))
+    assert series.values[:, -1].tolist() == [0, 1, 4]
+    assert show_date(series.dates[-1]) == last
+    assert series.frequency == (Frequency("months") if step == 1 else Frequency("seconds", *step))
+    assert series.date_column == "date"
+    names = [name for name in header.split(",") if name not in ("No", "x")]
+    names = ["Year", "Month"] if names[0] == "Month" else names
+    assert series.remarks[-1] == f"{', '.join(map(repr, names))} are joined into one date"
+
+
+def test_what_is_no_date_of_parts(table):
+    path = table("year,month,day,x\n2020,2,28,1\n2020,2,30,2\n2020,3,1,4\n")
+    assert message(read, path) == (
+        f"{path}, line 3: year '2020', month '2', day '30' is no date; correct it, name a column "
+        "of dates with --date-column, or take rows as they are with --date-column none"
+    )
+    assert read(path, date_column="none").dates is None
+    # A column of whole dates before them is read; one part may be known of the future, too.
+    path = table("date,year,month,x\n2020-01-05,2020,1,3\n2020-01-06,2020,1,5\n")
+    assert read(path).date_column == "date"
+    path = table("year,month,x\n2020,1,3\n2020,2,5\n")
+    assert read(path, known=("month",)).names == ("x", "month")
+    # No years of four digits, no months: what it was.
+    assert read(table("year,month,x\n1,1,3\n1,2,5\n2,1,4\n")).dates is None
+    path = table("year,day,x\n2019,1,3\n2020,1,5\n2021,1,5\n")
+    assert read(path).date_column == "year"
+
+
 def test_true_and_false_are_1_and_0_where_they_are_asked_for(table):
     path = table("x,k\n5,True\n3,FALSE\n4,true\n")
     assert read(path).targets == ("x",)

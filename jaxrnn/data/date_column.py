@@ -1,7 +1,7 @@
 """Which column of a table has its dates, and these dates.
 
 A column is judged by most of its rows. One of numbers is compact dates only by its name, or where
-it is named. Usage::
+it is named. Columns ``year, month`` and so on to ``second`` are one date. Usage::
 
     found = find_dates(table)
     found.place, found.dates
@@ -9,12 +9,22 @@ it is named. Usage::
 
 from __future__ import annotations
 
+import datetime
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.data.date_text import DateError, compact_dates, day_first, is_date, parse_dates
+from jaxrnn.data.date_text import (
+    DATES,
+    DateError,
+    compact_dates,
+    date_of_parts,
+    day_first,
+    is_date,
+    parse_dates,
+)
 from jaxrnn.data.table import Table, is_missing
 from jaxrnn.errors import InputError
 
@@ -24,6 +34,10 @@ NAMES = {
     *("quarter", "year", "period", "unix", "epoch", "datum", "zeit", "tag", "woche", "monat"),
     *("quartal", "jahr"),
 }
+PARTS = (
+    *({"year", "jahr"}, {"month", "monat"}, {"day", "tag"}),
+    *({"hour", "stunde"}, {"minute"}, {"second", "sekunde"}),
+)
 JUDGED = 1000  # rows of a column, at most, by which it is judged
 _NUMBER_LIKE = re.compile(r"[-+$€£]?[\d.,' ]+[%€$£]?")
 
@@ -35,6 +49,11 @@ class Found(NamedTuple):
     dates: np.ndarray | None = None  # (N,) datetime64[s]
     is_day_first: bool | None = None  # whether 1/2/2020 is in February; None: no such dates
     is_utc: bool = False  # whether they were moved there by an offset
+    parts: tuple[int, ...] = ()  # the columns that are joined into the date, place among them
+
+    def name(self, table: Table) -> str:
+        """Of the column; empty without one."""
+        return "date" if self.parts else "" if self.place is None else table.header[self.place]
 
 
 def find_dates(
@@ -54,6 +73,9 @@ def find_dates(
         index = table.column(date_column, "--date-column")
     else:
         index = _place(table, date_format)
+        parts = () if date_format else _parts(table)
+        if parts and index in (None, *parts):
+            return Found(parts[0], _joined(table, parts), parts=parts)
         if index is None:
             if date_format:
                 raise InputError(
@@ -123,6 +145,43 @@ def _place(table: Table, date_format: str) -> int | None:
             if dates is not None and len(np.unique(dates)) > 1:
                 return k
     return None
+
+
+def _parts(table: Table) -> tuple[int, ...]:
+    """Columns of years, months and so on that most rows have a date in; none without months."""
+    header = [name.casefold() for name in table.header]
+    found: list[int] = []
+    for names in PARTS:
+        places = [k for k, name in enumerate(header) if name in names]
+        if len(places) != 1:
+            break
+        found += places
+    if len(found) < 2:
+        return ()
+    step = -(-len(table.rows) // JUDGED)
+    judged = table.rows[::step]
+    are_dates = sum(_date_of(row, found) is not None for row in judged)
+    return tuple(found) if are_dates * 2 > len(judged) else ()
+
+
+def _date_of(row: list[str], parts: Sequence[int]) -> datetime.datetime | None:
+    try:
+        return date_of_parts(*(row[k] for k in parts))
+    except ValueError:
+        return None
+
+
+def _joined(table: Table, parts: tuple[int, ...]) -> np.ndarray:
+    """The dates in these columns; raises InputError, naming the first row that has none."""
+    dates = [_date_of(row, parts) for row in table.rows]
+    if None in dates:
+        row = dates.index(None)
+        named = ", ".join(f"{table.header[k]} {table.rows[row][k].strip()!r}" for k in parts)
+        raise InputError(
+            f"{table.path}, line {table.lines[row]}: {named} is no date; correct it, name a column "
+            "of dates with --date-column, or take rows as they are with --date-column none"
+        )
+    return np.array(dates, DATES)
 
 
 def _has_format(text: str, date_format: str) -> bool:

@@ -232,6 +232,23 @@ def _with_clock(fields: Sequence[str]) -> np.ndarray | None:
     return np.array(dates, DATES) if all(1900 <= date.year <= 2100 for date in dates) else None
 
 
+def date_of_parts(year: str, month: str, *rest: str) -> datetime.datetime:
+    """Of a year, a month (its number or its name), and as many as there are of day to second.
+
+    Raises ValueError for what is no date.
+    """
+    year, month, *others = (text.strip().removesuffix(".0") for text in (year, month, *rest))
+    if not re.fullmatch(r"[1-9]\d{3}", year, re.ASCII):
+        raise ValueError(f"{year!r} is no year of four digits")
+    if month.isalpha():
+        month = str(_month(month))
+    for field in (month, *others):
+        if not re.fullmatch(r"\d{1,2}", field, re.ASCII):
+            raise ValueError(f"{field!r} is no number of one or two digits")
+    day, hour, minute, second = [*map(int, others), *(1, 0, 0, 0)[len(others) :]]
+    return datetime.datetime(int(year), int(month), day, hour, minute, second)
+
+
 def show_date(date: np.datetime64) -> str:
     """As ISO has it, without a time of midnight."""
     text = str(date.astype(DATES)).removesuffix(":00")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from jaxrnn.data.date_column import find_dates, has_date_name
+from jaxrnn.data.date_column import Found, find_dates, has_date_name
 from jaxrnn.data.date_text import DateError, parse_dates
 from jaxrnn.data.dates import Frequency, are_month_ends, infer_frequency
 from jaxrnn.data.series_grid import carried, on_grid, without_duplicates
@@ -127,18 +127,20 @@ def read_series(
     what to do about it.
     """
     table = read_table(path)
-    date_index, dates, is_day_first, is_utc = find_dates(
-        table, options.date_column, options.date_format, is_day_first
-    )
-    targets, remarks = _targets(table, options, date_index)
-    if is_utc:
+    found = find_dates(table, options.date_column, options.date_format, is_day_first)
+    dates = found.dates
+    targets, remarks = _targets(table, options, found)
+    if found.parts:
+        joined = listed([table.header[k] for k in found.parts])
+        remarks.append(f"{joined} are joined into one date")
+    if found.is_utc:
         remarks.append("times with an offset were moved to UTC")
     named = [
         *((name, "--targets") for name in targets),
         *((name, "--covariates") for name in options.covariates),
         *((name, "--known") for name in options.known),
     ]
-    _refuse_twice(table, named, date_index)
+    _refuse_twice(named, "" if found.parts else found.name(table))
     columns = [table.numbers(table.column(name, flag), flag) for name, flag in named]
     values = np.stack(columns, -1)
     absent = np.zeros(len(values), bool)
@@ -176,25 +178,24 @@ def read_series(
         missing=missing,
         future=future,
         dates=None if dates is None else dates[begin : begin + len(values)],
-        date_column="" if date_index is None else table.header[date_index],
+        date_column=found.name(table),
         frequency=None if dates is None else frequency,
-        is_day_first=is_day_first,
-        is_utc=is_utc,
+        is_day_first=found.is_day_first,
+        is_utc=found.is_utc,
         remarks=tuple(remarks),
     )
 
 
-def _targets(
-    table: Table, options: ReadOptions, date_index: int | None
-) -> tuple[tuple[str, ...], list[str]]:
+def _targets(table: Table, options: ReadOptions, found: Found) -> tuple[tuple[str, ...], list[str]]:
     """The targets, and remarks; columns that only count the rows are none unless they are named."""
     if options.targets:
         return options.targets, []
     others = {name.strip() for name in (*options.covariates, *options.known)}
+    dated = {found.place, *found.parts}
     numeric = [
         k
         for k, name in enumerate(table.header)
-        if k != date_index and name not in others and table.is_numeric(k)
+        if k not in dated and name not in others and table.is_numeric(k)
     ]
     if not numeric:
         raise InputError(
@@ -214,7 +215,7 @@ def _targets(
     left = [table.header[k] for k in counting]
     remarks = [f"{listed(left)} only counts the rows and is no target"] if left else []
     for k, name in enumerate(table.header):
-        if name and name not in others and k != date_index and k not in numeric:
+        if name and name not in others and k not in dated and k not in numeric:
             remarks.append(table.unread(k))
     return names, remarks
 
@@ -233,9 +234,9 @@ def _rises(values: Float64[np.ndarray, " N"]) -> bool:
     )
 
 
-def _refuse_twice(table: Table, named: list[tuple[str, str]], date_index: int | None) -> None:
+def _refuse_twice(named: list[tuple[str, str]], date_column: str) -> None:
     """Raise InputError for a column that is named twice, or is the date."""
-    seen = {} if date_index is None else {table.header[date_index]: "--date-column"}
+    seen = {date_column: "--date-column"} if date_column else {}
     for name, flag in named:
         if (before := seen.get(name.strip())) is not None:
             raise InputError(f"{flag} names {name!r}, which is that of {before}; name it once")
