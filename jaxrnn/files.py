@@ -9,6 +9,7 @@ power loss. Usage::
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -20,9 +21,11 @@ def write_atomically(path: Path, data: bytes, durably: bool = True) -> None:
     """Replace ``path``'s content as a whole: a crash leaves the old or the new, never a part.
 
     A link stays, and what it names is replaced. Not ``durably``, a power loss may leave none: for
-    what can be made again.
+    what can be made again. Raises IsADirectoryError, with nothing written, for a directory.
     """
     path = Path(os.path.realpath(path))
+    if not path.name or path.is_dir():  # the root has no name for a temporary file beside it
+        raise _is_a_directory(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -65,8 +68,12 @@ def make_directory(path: Path) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory that becomes ``path`` if the block ends well, else nothing.
 
-    Raises OSError where ``path`` is there then, unless as an empty directory.
+    A link stays, and what it names is made. Raises OSError where ``path`` is there then, unless as
+    an empty directory.
     """
+    path = Path(os.path.realpath(path))
+    if not path.name:
+        raise _is_a_directory(path)
     make_directory(path.parent)
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     temporary.mkdir()
@@ -77,3 +84,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(path.parent)
+
+
+def _is_a_directory(path: Path) -> OSError:
+    return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

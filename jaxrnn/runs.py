@@ -57,7 +57,8 @@ class Run:
     def create(cls, task: str, config: TrainConfig, facts: dict[str, Any]) -> Run:
         """Make the directory that ``config.run`` names, or ``runs/TASK-DATE-TIME``.
 
-        Raises InputError for one that holds anything already, or can't be written.
+        Raises InputError for one that holds anything already, that this process works in, or that
+        can't be written.
         """
         path = Path(config.run or _free(f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}"))
         try:
@@ -65,6 +66,12 @@ class Run:
                 raise InputError(
                     f"--run {path} exists already; choose another, or go on with it by "
                     f"--resume {path}"
+                )
+            if path.exists() and path.samefile("."):
+                # It would be replaced as a whole, and a shell be left in one that is gone.
+                raise InputError(
+                    f"--run is {config.run}, the directory that this works in, expected another; "
+                    f"name one in it, as --run {path / task}"
                 )
             about = _provenance()
             config = dataclasses.replace(config.with_absolute_data(), run=str(path))

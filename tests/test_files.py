@@ -85,6 +85,32 @@ def test_directories_are_made_from_the_top_and_made_to_last(tmp_path, synced):
     assert len(synced) == 3
 
 
+@pytest.mark.parametrize("name", ["/", "a", ""])
+def test_a_directory_is_not_written_over(name, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    monkeypatch.setattr(files, "open", pytest.fail, raising=False)
+    with pytest.raises(IsADirectoryError) as caught:
+        files.write_atomically(tmp_path / name if name == "a" else Path(name), b"x")
+    named = {"/": "/", "a": str(tmp_path / "a"), "": str(tmp_path / "a")}[name]
+    assert str(caught.value) == f"[Errno 21] Is a directory: '{named}'"
+    assert listing(tmp_path) == ["a"]
+
+
+def test_a_new_directory_is_never_the_root():
+    with pytest.raises(IsADirectoryError, match="Is a directory: '/'"):
+        files.new_directory(Path("/")).__enter__()
+
+
+def test_a_new_directory_is_made_where_a_link_names_it(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / "there")
+    with files.new_directory(tmp_path / "a") as temporary:
+        (temporary / "x").write_text("1")
+    assert listing(tmp_path) == ["a", "there", "there/x"]
+    assert (tmp_path / "a").is_symlink()
+
+
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_new_directory_appears_whole(is_there, tmp_path, synced):
     path = tmp_path / "deep" / "a"

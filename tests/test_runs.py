@@ -73,6 +73,18 @@ def test_an_empty_directory_may_be_named(tmp_path):
     assert Run.create("char", CharConfig(run=str(tmp_path / "a")), FACTS).path == tmp_path / "a"
 
 
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_the_directory_that_a_process_works_in_is_no_run(tmp_path, monkeypatch, is_absolute):
+    monkeypatch.chdir(tmp_path)
+    name = str(tmp_path) if is_absolute else "."
+    text = message(Run.create, "char", CharConfig(run=name), FACTS)
+    assert text == (
+        f"--run is {name}, the directory that this works in, expected another; name one in it, as "
+        f"--run {tmp_path / 'char' if is_absolute else 'char'}"
+    )
+    assert os.listdir(tmp_path) == os.listdir(".") == []
+
+
 def test_a_directory_with_anything_in_it_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years")
