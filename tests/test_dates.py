@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import message
 from tolerances import assert_close
 
 from jaxrnn.data.date_text import DateError, compact_dates, parse_dates
@@ -98,6 +99,20 @@ def test_a_format_of_ones_own():
     with pytest.raises(DateError, match=r"'x' is not --date-format '%Y'") as caught:
         parse_dates(["2020", "x"], "%Y")
     assert caught.value.place == 1
+
+
+@pytest.mark.parametrize(
+    ("date_format", "wrong"),
+    [
+        *((text, "a directive twice") for text in ("%Y%Y", "%c%c", "%d %d %m %Y", "%c %H")),
+        *((text, "a directive that strptime does not know") for text in ("%q", "%Y-%", "%\n")),
+    ],
+)
+def test_what_is_no_format_is_said(date_format, wrong):
+    assert message(parse_dates, ["2020-01-01"], date_format) == (
+        f"--date-format is {date_format!r}, which has {wrong}, expected each part of a date once; "
+        "write it as %d/%m/%Y %H:%M"
+    )
 
 
 @pytest.mark.parametrize(

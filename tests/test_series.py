@@ -140,6 +140,10 @@ def test_the_date_column_is_named_or_has_a_format(table):
         read, path, date_column="b"
     )
     assert "no column of dates as --date-format '%Y %j'" in message(read, path, date_format="%Y %j")
+    for column in ("", "b"):
+        twice = {"date_column": column, "date_format": "%d/%m/%Y %d"}
+        text = message(read, path, **twice)
+        assert text.startswith("--date-format is '%d/%m/%Y %d', which has a directive twice")
     path = table("a,x\n2020-01-01,1\nyesterday,2\n")
     assert message(read, path).startswith(f"{path}, line 3: column 'a': 'yesterday' is not a date")
     path = table("year,x\n2019,1\n2020,5\n2021,2\n")

@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxrnn.errors import InputError, shown
+
 DATES = "datetime64[s]"
 
 _OFFSET = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?"
@@ -61,16 +63,35 @@ class DateError(ValueError):
         self.place = place
 
 
+def check_format(date_format: str) -> None:
+    """Raise InputError for what is no format of strptime, whatever the text."""
+    try:
+        datetime.datetime.strptime("", date_format)
+    except re.error:  # %c and %x stand for several
+        wrong = "a directive twice"
+    except ValueError as error:
+        if "directive" not in str(error) and "stray" not in str(error):
+            return
+        wrong = "a directive that strptime does not know"
+    else:
+        return
+    raise InputError(
+        f"--date-format is {shown(date_format)}, which has {wrong}, expected each part of a date "
+        "once; write it as %d/%m/%Y %H:%M"
+    )
+
+
 def parse_dates(
     texts: Sequence[str], date_format: str = "", is_day_first: bool | None = None
 ) -> tuple[np.ndarray, bool]:
     """The dates of a column as ``datetime64[s]``, and whether they were moved to UTC.
 
     ``is_day_first``: whether 1/2/2020 is in February; None: as the column shows. Raises DateError
-    for what is no date.
+    for what is no date, and InputError for what is no format.
     """
     parse: Callable[[str], datetime.datetime]
     if date_format:
+        check_format(date_format)
         parse = lambda text: datetime.datetime.strptime(text, date_format)  # noqa: E731
     else:
         if is_day_first is None:
