@@ -23,10 +23,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxrnn.errors import InputError
+from jaxrnn.errors import InputError, shown
 from jaxrnn.files import write_atomically
 
 FORMAT = 1
+ANOTHER = "put another copy of the file there"
 _DTYPES = {
     "BOOL": np.bool_,
     "I32": np.int32,
@@ -87,7 +88,13 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise InputError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
     if _digest(arrays, meta) != digest:
         raise InputError(f"{path} is damaged: its content does not match its checksum")
-    return arrays, json.loads(meta)
+    try:
+        values = json.loads(meta)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has the meta {shown(meta)}, expected a JSON object; {ANOTHER}")
+    return arrays, values
 
 
 def as_array(tensor: dict[str, Any]) -> np.ndarray:

@@ -198,5 +198,10 @@ def open_model(path: str, checkpoint: str, device: str) -> tuple[Any, Any, Any, 
     from jaxrnn.training import load_model
 
     task = TASKS[run.task].from_facts(run.config, run.facts)
-    skeleton, params, _ = load_model(task, run, checkpoint)
+    skeleton, params, meta = load_model(task, run, checkpoint)
+    progress = meta.get("progress")
+    has_best = isinstance(progress, dict) and bool(progress.get("best_step"))
+    if checkpoint == "auto" and meta["name"] == "last" and has_best:
+        note = f"note: {run.checkpoint_path('best')} is missing; this is the last, of step"
+        print(printable(f"{note} {meta['step']}"), file=sys.stderr, flush=True)
     return task, skeleton, params, run

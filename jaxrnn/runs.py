@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -162,8 +162,12 @@ class Run:
             os.replace(beside, previous)
         checkpoint.save(last, tree, meta)
 
-    def load(self, like: Any) -> tuple[Any, dict[str, Any], str] | None:
+    def load(
+        self, like: Any, check: Callable[[Path, dict[str, Any]], Any] = lambda path, meta: None
+    ) -> tuple[Any, dict[str, Any], str] | None:
         """The newest whole checkpoint, its meta, and a remark; None where there is none yet.
+
+        ``check`` raises InputError for a file's meta that its reader can't use.
 
         Raises InputError where there are checkpoints, but none is whole.
         """
@@ -176,6 +180,7 @@ class Run:
             try:
                 tree, meta = checkpoint.load(path, like)
                 self._check_own(path, meta)
+                check(path, meta)
             except InputError as error:
                 remarks.append(str(error))
                 is_damaged = True
@@ -190,24 +195,32 @@ class Run:
         return None
 
     def _check_own(self, path: Path, meta: dict[str, Any]) -> None:
-        """Raise InputError for a checkpoint that another run has made."""
+        """Raise InputError for a checkpoint that another run has made, or that has no step."""
         if meta.get("run", self.about.get("id")) != self.about.get("id"):
             raise InputError(
                 f"{path} was made by another run than {self.path / 'run.json'}; put this run's own "
                 "checkpoints there"
             )
+        step = meta.get("step")
+        if type(step) is not int or not 0 <= step < 2**31:
+            raise InputError(
+                f"{path} has the step {shown(step)}, expected a whole number; {checkpoint.ANOTHER}"
+            )
 
-    def without_damaged_best(self) -> str:
-        """Set a best checkpoint aside that can't be read; what is wrong with it, or nothing."""
+    def without_damaged_best(self, best_step: int = 0) -> str:
+        """Set a best checkpoint aside that can't be read; what is wrong with it, or nothing.
+
+        ``best_step``: of the best one that should be there; 0: none need be.
+        """
         best = self.checkpoint_path("best")
         if not best.exists():
-            return ""
+            return f"{best} is missing" if best_step else ""
         try:
             self._check_own(best, checkpoint.read(best)[1])
         except InputError as error:
             if self.is_written:
                 os.replace(best, self.checkpoint_path("damaged-best"))
-            return str(error)
+            return f"{error}; it is set aside"
         return ""
 
     def load_part(self, part: str, like: Any, name: str = "auto") -> tuple[Any, dict[str, Any]]:

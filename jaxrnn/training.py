@@ -17,15 +17,16 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import averaging, files, mesh, plots, processes, rules
+from jaxrnn import averaging, checkpoint, files, mesh, plots, processes, rules
 from jaxrnn.config import MOST, TrainConfig
-from jaxrnn.errors import InputError
+from jaxrnn.errors import InputError, shown
 from jaxrnn.models import Params, Skeleton
 from jaxrnn.progress import Display
 from jaxrnn.runs import Run
@@ -52,6 +53,52 @@ class Progress:
     unvalidated: dict[str, Any] | None = None  # a line whose validation a signal broke off
     validations: list[float] = dataclasses.field(default_factory=list)  # while nt_asgd waits
     time_s: float = 0.0
+
+
+# What the first runs did not have yet.
+_LATER = {"skipped", "skipped_last", "unvalidated", "validations"}
+
+
+def read_progress(path: Path, meta: dict[str, Any]) -> Progress:
+    """What a checkpoint's meta has of it; raises InputError, naming ``path``, for anything else."""
+    values, names = meta.get("progress"), {field.name for field in dataclasses.fields(Progress)}
+    wrong = ""
+    if not isinstance(values, dict) or not names - _LATER <= set(values) <= names:
+        wrong = f"is {shown(values)}, expected an object with {', '.join(sorted(names))}"
+    else:
+        found = [name for name, value in values.items() if not _is_kept(name, value, meta["step"])]
+        if found:
+            wrong = f"has {found[0]} {shown(values[found[0]])}, which no run writes"
+        elif (values["best"] is None) != (values["best_step"] == 0):
+            wrong = f"has the best {values['best']} of step {values['best_step']}"
+        else:
+            return Progress(**values)
+    raise InputError(f"{path}: its progress {wrong}; {checkpoint.ANOTHER}")
+
+
+def _is_kept(name: str, value: Any, step: int) -> bool:
+    """Whether a value of ``Progress`` is of the kind that is saved after a step."""
+    if name == "unvalidated":
+        needed = {"step", "epoch", "lr", "tokens_per_s", "time_s"}
+        return value is None or (
+            isinstance(value, dict)
+            and needed <= set(value)
+            and all(map(_is_number, value.values()))
+            and value["step"] == step
+        )
+    if name == "validations":
+        return isinstance(value, list) and all(map(_is_number, value))
+    if name in ("best", "improved_on"):
+        return value is None or _is_number(value)
+    if name in ("loss_sum", "time_s"):
+        return _is_number(value)
+    return type(value) is int and 0 <= value <= MOST["steps"]
+
+
+def _is_number(value: Any) -> bool:
+    if type(value) is int:
+        return abs(value) < 2**63
+    return type(value) is float and math.isfinite(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,14 +236,17 @@ def train(
     config, total = run.config, total_steps(run.config, data)
     train_skeleton, eval_skeleton, state = initial_state(task, config)
     progress = Progress()
-    if (restored := run.load(state)) is not None:
+    if (restored := run.load(state, read_progress)) is not None:
         state, meta, remark = restored
-        progress = Progress(**meta["progress"])
+        progress = read_progress(run.path, meta)
         if remark:
             display.line(f"{remark}; going on from the checkpoint of step {meta['step']}")
-    if restored and (damage := run.without_damaged_best()):
+    if restored and (damage := run.without_damaged_best(progress.best_step)):
         progress.best, progress.best_step = None, 0
-        display.line(f"{damage}; it is set aside, the next validation gives another")
+        stalled = config.patience and progress.bad_validations >= config.patience
+        is_over = (int(state.step) >= total or stalled) and not progress.unvalidated
+        later = "the last checkpoint stands for it" if is_over else "the next validation gives"
+        display.line(f"{damage}, {later}{'' if is_over else ' another'}")
     processes.wait_for_all("read")  # before the first of them changes anything
     run.write_config(config)  # only now: a run that can't be resumed keeps its own
     devices, rows = mesh.device_mesh(config), mesh.process_rows(config.batch_size)

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import os
 
@@ -189,3 +190,13 @@ def test_meta_is_kept_as_it_was(tmp_path):
     size = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + size])
     assert set(header["__metadata__"]) == {"format", "meta", "sha256"}
+
+
+@pytest.mark.parametrize("meta", [[1], 3, "a", None])
+def test_a_meta_that_is_no_object_is_refused(meta, tmp_path):
+    path, text = tmp_path / "a.safetensors", json.dumps(meta)
+    header = {"format": "1", "meta": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    path.write_bytes(safetensors.numpy.save({}, metadata=header))
+    assert message(checkpoint.read, path) == (
+        f"{path} has the meta {text!r}, expected a JSON object; put another copy of the file there"
+    )

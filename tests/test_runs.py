@@ -227,13 +227,13 @@ def test_parts_are_of_the_best_or_the_last_where_none_is_better(run):
     assert "has no checkpoint 'last.safetensors' yet" in message(
         run.load_part, "params", tree(0)["params"]
     )
-    run.save(tree(1.0), {})
+    run.save(tree(1.0), {"step": 0})
     assert run.load_part("params", tree(0)["params"])[0]["w"][0, 0] == 1
     assert "has no checkpoint 'best.safetensors' yet" in message(
         run.load_part, "params", tree(0)["params"], "best"
     )
-    run.save(tree(2.0), {}, best=True)
-    run.save(tree(3.0), {})
+    run.save(tree(2.0), {"step": 0}, best=True)
+    run.save(tree(3.0), {"step": 0})
     assert run.load_part("params", tree(0)["params"])[0]["w"][0, 0] == 2
     assert run.load_part("params", tree(0)["params"], "last")[0]["w"][0, 0] == 3
     np.testing.assert_array_equal(run.load_part("carry", tree(0)["carry"], "last")[0], [-3, -3])
@@ -290,9 +290,40 @@ def test_a_damaged_best_is_set_aside(run):
     assert run.checkpoint_path("damaged-best").read_bytes() == content
 
 
+def test_a_best_that_is_missing_is_said_where_there_should_be_one(run):
+    assert run.without_damaged_best(3) == f"{run.checkpoint_path('best')} is missing"
+    run.save(tree(1.0), {"step": 3}, best=True)
+    assert run.without_damaged_best(3) == ""
+
+
+@pytest.mark.parametrize("step", [None, -1, 1.0, True, "1", 2**31])
+def test_a_checkpoint_without_its_step_gives_the_previous(run, step):
+    run.save(tree(1.0), {"step": 1})
+    run.save(tree(2.0), {} if step is None else {"step": step})
+    last = run.checkpoint_path("last")
+    said = f"{last} has the step {step!r}, expected a whole number; put another copy of the file"
+    assert message(run.load_part, "params", tree(0)["params"]).startswith(said)
+    loaded = run.load(tree(0))
+    assert value_of(loaded) == 1.0
+    assert loaded[2].startswith(said)
+
+
+def test_a_checkpoint_whose_meta_a_reader_refuses_gives_the_previous(run):
+    def check(path, meta):
+        if meta["step"] == 2:
+            raise InputError(f"{path} is of step 2")
+
+    run.save(tree(1.0), {"step": 1})
+    run.save(tree(2.0), {"step": 2})
+    last = run.checkpoint_path("last")
+    loaded = run.load(tree(0), check)
+    assert (value_of(loaded), loaded[2]) == (1.0, f"{last} is of step 2")
+    assert run.checkpoint_path("damaged").exists()
+
+
 def test_without_a_whole_checkpoint_each_is_named(run):
-    run.save(tree(1.0), {})
-    run.save(tree(2.0), {})
+    run.save(tree(1.0), {"step": 0})
+    run.save(tree(2.0), {"step": 0})
     for name in ("last", "previous"):
         run.checkpoint_path(name).write_bytes(b"")
     text = message(run.load, tree(0))
@@ -301,10 +332,10 @@ def test_without_a_whole_checkpoint_each_is_named(run):
 
 
 def test_a_kill_between_the_rename_and_the_save_loses_nothing(run, monkeypatch):
-    run.save(tree(1.0), {}, best=False)
+    run.save(tree(1.0), {"step": 0}, best=False)
     monkeypatch.setattr(checkpoint, "save", fail)
     with pytest.raises(KeyboardInterrupt):
-        run.save(tree(2.0), {})
+        run.save(tree(2.0), {"step": 0})
     assert value_of(run.load(tree(0))) == 1
     assert run.load_part("params", tree(0)["params"])[0]["w"][0, 0] == 1  # what sample does
 
@@ -314,13 +345,13 @@ def fail(*_):
 
 
 def test_a_damaged_last_never_takes_the_place_of_a_whole_previous(run, monkeypatch):
-    run.save(tree(1.0), {})
-    run.save(tree(2.0), {})
+    run.save(tree(1.0), {"step": 0})
+    run.save(tree(2.0), {"step": 0})
     run.checkpoint_path("last").write_bytes(b"cut short")
     assert value_of(run.load(tree(0))) == 1
     monkeypatch.setattr(checkpoint, "save", fail)
     with pytest.raises(KeyboardInterrupt):
-        run.save(tree(3.0), {})
+        run.save(tree(3.0), {"step": 0})
     assert value_of(run.load(tree(0))) == 1
 
 
@@ -408,11 +439,11 @@ def test_the_metrics_outlive_what_the_checkpoint_after_them_outlives(run, monkey
 
     monkeypatch.setattr(files, "sync", watched_sync)
     monkeypatch.setattr(os, "replace", watched_replace)
-    run.save(tree(1.0), {}, best=True)
+    run.save(tree(1.0), {"step": 0}, best=True)
     run.append_metrics({"step": 1})
     first = ["replace best.safetensors", "sync checkpoints"]
     last = ["replace last.safetensors", "sync checkpoints"]
     assert order == [*first, *last]
     order.clear()
-    run.save(tree(2.0), {}, best=True)
+    run.save(tree(2.0), {"step": 0}, best=True)
     assert order == ["sync metrics.jsonl", *first, "replace previous.safetensors", *last]

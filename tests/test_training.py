@@ -25,7 +25,7 @@ from small_runs import (
 )
 from tolerances import assert_close
 
-from jaxrnn import checkpoint, train_step, training
+from jaxrnn import checkpoint, sample, train_step, training
 from jaxrnn.config import SineConfig
 from jaxrnn.models import split
 from jaxrnn.progress import Display
@@ -257,6 +257,71 @@ def test_a_damaged_best_checkpoint_is_said_and_another_takes_its_place(tmp_path,
     assert "it is set aside, the next validation gives another" in out.getvalue()
     assert (outcome.reason, outcome.step, outcome.progress.best_step) == ("done", 9, 9)
     assert checkpoint.read(best)[1]["step"] == 9
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+@pytest.mark.parametrize("steps", [6, 9])
+def test_a_best_checkpoint_that_is_gone_is_no_bar(tmp_path, text_file, capsys, steps, is_missing):
+    options = {"checkpoint_every": 3, "eval_every": 3, "run": str(tmp_path / "a")}
+    run, _ = train(char_config(text_file, steps=6, **options))
+    best = run.checkpoint_path("best")
+    said = f"{best} is missing"
+    if is_missing:
+        best.unlink()
+        assert sample.run_command([str(run.path), "--length", "9"]) == 0
+        expected = f"note: {best} is missing; this is the last, of step 6\n"
+        assert capsys.readouterr().err == expected
+    else:
+        best.write_bytes(best.read_bytes()[:-10])
+        said = "is set aside"
+    out = io.StringIO()
+    display = Display(Console(file=out, soft_wrap=True, width=80))
+    run, outcome = go_on(run, dataclasses.replace(run.config, steps=steps), display=display)
+    later = "the last checkpoint stands for it" if steps == 6 else "the next validation gives"
+    assert f"{said}, {later}" in out.getvalue()
+    assert ("the next validation" in out.getvalue()) == (steps == 9)
+    assert outcome.progress.best_step == (0 if steps == 6 else 9)
+    assert best.exists() == (steps == 9)
+
+
+def rewritten(path, change):
+    """The checkpoint's meta changed, and its checksum right."""
+    arrays, meta = checkpoint.read(path)
+    checkpoint.save(path, arrays, change(meta))
+
+
+PROGRESS_CHANGES = {
+    "gone": lambda p: None,
+    "list": lambda p: [1],
+    "empty": lambda p: {},
+    "more": lambda p: p | {"worst": 3.0},
+    "text": lambda p: p | {"loss_sum": "3"},
+    "true": lambda p: p | {"loss_count": True},
+    "below": lambda p: p | {"bad_validations": -1},
+    "nan": lambda p: p | {"best": math.nan},
+    "large": lambda p: p | {"time_s": 10**400},
+    "no step": lambda p: p | {"unvalidated": {"loss": 3.0}},
+    "no line": lambda p: p | {"unvalidated": 3},
+    "validations": lambda p: p | {"validations": [None]},
+    "no best": lambda p: p | {"best": None},
+}
+
+
+@pytest.mark.parametrize("name", PROGRESS_CHANGES)
+def test_a_checkpoint_with_progress_of_no_run_gives_the_one_before(tmp_path, text_file, name):
+    config = char_config(text_file, steps=9, checkpoint_every=3, eval_every=3)
+    run, _ = train(dataclasses.replace(config, run=str(tmp_path / "a")))
+    whole, last = last_of(run), run.checkpoint_path("last")
+    rewritten(last, lambda meta: meta | {"progress": PROGRESS_CHANGES[name](meta["progress"])})
+    out = io.StringIO()
+    run, outcome = go_on(run, display=Display(Console(file=out, soft_wrap=True, width=80)))
+    said = [line for line in out.getvalue().splitlines() if str(last) in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"{last}: its progress ")
+    assert said[0].endswith("going on from the checkpoint of step 6")
+    assert (outcome.reason, outcome.step) == ("done", 9)
+    assert_same_bits(last_of(run)[0], whole[0])
+    assert last_of(run)[1] == whole[1]
 
 
 # --- losses that are not finite ---
