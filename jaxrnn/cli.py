@@ -135,6 +135,19 @@ def parse(options: Any, **arguments: Any) -> Any:
         raise InputError(" ".join(message).removesuffix(".") + "; see --help") from None
 
 
+def check_outputs(**paths: str) -> None:
+    """Raise InputError for a file to write, by its option, that is a directory or a run's own."""
+    from jaxrnn.runs import is_own
+
+    for name, path in paths.items():
+        if path and Path(path).is_dir():
+            raise InputError(f"--{name} is {path}, a directory, expected a file; name one in it")
+        if path and is_own(path):
+            raise InputError(
+                f"--{name} is {path}, which a run can't be without; choose another name"
+            )
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -98,6 +98,7 @@ def main() -> int:
 def run_command(argv: list[str]) -> int:
     """Do what the arguments say; raises InputError."""
     options = cli.parse(DrawOptions, args=argv, prog="python -m jaxrnn.draw")
+    cli.check_outputs(to=options.to)
     task, skeleton, params, _ = cli.open_model(options.run, options.checkpoint, options.device)
     if task.name != "sketch":
         raise InputError(f"{options.run} is of the task {task.name!r}, expected 'sketch'")

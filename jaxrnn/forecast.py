@@ -77,6 +77,7 @@ def main() -> int:
 def run_command(argv: list[str]) -> int:
     """Do what the arguments say; raises InputError."""
     options = cli.parse(ForecastOptions, args=argv, prog="python -m jaxrnn.forecast")
+    cli.check_outputs(to=options.to, plot=options.plot)
     task, skeleton, params, run = cli.open_model(options.run, options.checkpoint, options.device)
     if task.name != "series":
         raise InputError(f"{options.run} is of the task {task.name!r}, expected 'series'")

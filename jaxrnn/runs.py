@@ -294,6 +294,15 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
+def is_own(path: str | Path) -> bool:
+    """Whether a path names what a run can't be without, which no output may replace."""
+    path = Path(os.path.realpath(path))
+    names = ("config.toml", "run.json", "metrics.jsonl")
+    places = [path.parent] if path.name in names else []
+    places += [above.parent for above in path.parents if above.name == "checkpoints"]
+    return any((place / "run.json").exists() for place in places)
+
+
 def _metrics_line(text: str) -> dict[str, Any] | None:
     """A line of ``metrics.jsonl``: numbers by name, and a sample; None for anything else."""
     try:

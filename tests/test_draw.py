@@ -200,6 +200,22 @@ def test_what_is_read_is_not_written_over(runs, tmp_path, monkeypatch, capsys):
     )
 
 
+def test_a_runs_own_files_are_not_written_over(runs, tmp_path, monkeypatch, capsys):
+    path = runs / "plain" / "run.json"
+    before = path.read_bytes()
+    (tmp_path / "link.svg").symlink_to(path)
+    for to in (path, tmp_path / "link.svg"):
+        code, out, err = command(monkeypatch, capsys, runs / "plain", "--to", to)
+        said = f"error: --to is {to}, which a run can't be without; choose another name\n"
+        assert (code, out, err) == (2, "", said)
+    (tmp_path / "a.svg").mkdir()
+    code, out, err = command(monkeypatch, capsys, runs / "plain", "--to", tmp_path / "a.svg")
+    said = f"error: --to is {tmp_path / 'a.svg'}, a directory, expected a file; name one in it\n"
+    assert (code, out, err) == (2, "", said)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.svg", "link.svg"]
+
+
 def test_what_a_run_can_not_do_is_said(runs, tmp_path, monkeypatch, capsys):
     for name in ("again", "between"):
         arguments = (runs / "plain", f"--{name}", runs / "two.json", "--to", tmp_path / "a.svg")

@@ -197,17 +197,29 @@ def test_bad_input_is_one_line(case, folder, monkeypatch, capsys):
         (["--to", "a.png", "--plot", "./a.png"], "--to and --plot are both a.png; choose two"),
         (["--to", "a.csv", "--plot", "no/a.png"], "--plot is no/a.png, but there is no directory"),
         (["--data", "in.csv", "--to", "in.csv"], "--to is in.csv, which the forecast reads"),
+        *(
+            (["--to", to], f"--to is {to}, a directory, expected a file; name one in it\n")
+            for to in (".", "/", "..")
+        ),
+        (["--to", "{run}/run.json"], "--to is {run}/run.json, which a run can't be without"),
+        (
+            ["--plot", "{run}/checkpoints/a.png"],
+            "--plot is {run}/checkpoints/a.png, which a run can't be without",
+        ),
     ],
 )
 def test_no_output_takes_the_place_of_another_file(
     argv, expected, folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    content = (folder / "rows.csv").read_bytes()
+    content, run = (folder / "rows.csv").read_bytes(), folder / "run"
     Path("in.csv").write_bytes(content)
-    code, _, err = command(forecast, monkeypatch, capsys, str(folder / "run"), *argv)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    argv = [word.format(run=run) for word in argv]
+    code, _, err = command(forecast, monkeypatch, capsys, str(run), *argv)
     assert code == 2
-    assert err.startswith(f"error: {expected}")
+    assert err.startswith(f"error: {expected.format(run=run)}")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("in.csv", content)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from refusals import message
 
-from jaxrnn import checkpoint, files
+from jaxrnn import checkpoint, files, runs
 from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
@@ -319,6 +319,14 @@ def test_a_checkpoint_whose_meta_a_reader_refuses_gives_the_previous(run):
     loaded = run.load(tree(0), check)
     assert (value_of(loaded), loaded[2]) == (1.0, f"{last} is of step 2")
     assert run.checkpoint_path("damaged").exists()
+
+
+def test_what_a_run_can_not_be_without(run, tmp_path):
+    (tmp_path / "link").symlink_to(run.path / "config.toml")
+    names = ("run.json", "config.toml", "metrics.jsonl", "checkpoints/a/b.png", "../link")
+    assert [runs.is_own(run.path / name) for name in names] == [True] * 5
+    others = ("loss.png", "test.json", "../run.json", "../checkpoints/a", "a/run.json", ".", "..")
+    assert [runs.is_own(run.path / name) for name in others] == [False] * 7
 
 
 def test_without_a_whole_checkpoint_each_is_named(run):
