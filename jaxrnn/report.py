@@ -67,8 +67,8 @@ def forecast_errors(out: Console, part: str, found: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     for name, label in MEASURES.items():
         if any(name in row for row in rows.values()):
-            shown = (f"{row[name]:.5g}" if name in row else "" for row in rows.values())
-            table.add_row(label, *shown)
+            values = [row.get(name) for row in rows.values()]  # of no finite number it is None
+            table.add_row(label, *("" if v is None else f"{v:.5g}" for v in values))
     out.print(table)
     if "note" in found:
         out.print(f"note    {found['note']}", markup=False)

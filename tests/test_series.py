@@ -484,3 +484,23 @@ def test_a_blank_line_is_no_row(table):
     path = table("date,x\n2020-01-01,1\n\n2020-01-02,2\n2020-01-03,x\n")
     assert "line 5: 'x' in column 'x'" in message(read, path, targets=("x",))
     assert read(table("x\n1\n\n3\n")).values.tolist() == [[1], [3]]
+
+
+@pytest.mark.parametrize("value", ["1e39", "-1e308", "1e400", "9" * 400])
+@pytest.mark.parametrize("options", [{}, {"targets": ("x",)}])
+def test_a_value_beyond_float32_is_no_gap(table, value, options):
+    path = table(hours({0: "1", 1: value, 2: "3"}))
+    text = message(read, path, gaps="previous", **options)
+    assert text.startswith(f"{path}, line 3: '{value[:4]}")
+    assert "in column 'x' is too large, expected at most 1e+30 in size; correct it" in text
+    assert text.endswith("--targets")
+
+
+def test_a_table_is_bounded(table, monkeypatch):
+    path = table("x\n1\n2\n")
+    monkeypatch.setattr("jaxrnn.data.table.MOST_BYTES", 5)
+    assert message(read, path) == (
+        f"{path} has more than 5 bytes, expected at most as many; give a part of it"
+    )
+    monkeypatch.setattr("jaxrnn.data.table.MOST_BYTES", 6)
+    assert read(path).values.tolist() == [[1], [2]]

@@ -2,7 +2,9 @@
 
 import dataclasses
 import datetime
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import message
+from rich.console import Console
 from series_cases import FUTURE, ROWS, config_of, values_of, write_rows
 from small_runs import assert_same_bits, go_on, last_of, lines_of, train
 from tolerances import assert_close
 
+from jaxrnn import report
 from jaxrnn.config import SeriesConfig
 from jaxrnn.config_file import from_toml, from_values, to_toml
 from jaxrnn.data.dates import calendar
-from jaxrnn.forecast_errors import mase_scale
+from jaxrnn.forecast_errors import ForecastErrors, mase_scale
 from jaxrnn.tasks import TASKS
 from jaxrnn.tasks.series_forecasts import ahead, backtest, note_of, path_uniforms, predictor
 from jaxrnn.train_step import initial_state
@@ -446,3 +450,38 @@ def test_training_is_better_than_the_last_value(tmp_path):
         config_of(path, run=str(tmp_path / "run"), batch_size=16, **options), "series"
     )
     assert outcome.metrics["val_mse"] < 0.5 * outcome.metrics["naive_mse"]
+
+
+# --- what float32 can't hold ---
+
+
+@pytest.mark.parametrize("row", [110, 149])
+@pytest.mark.parametrize(("column", "name"), [(2, "y"), (4, "k")])
+def test_a_value_too_far_from_those_trained_on_is_refused(rows_file, row, column, name):
+    path = Path(rows_file)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[row][column] = "-1e29"
+    path.write_text("\n".join(map(",".join, lines)))
+    text = message(SeriesTask.load, config_of(rows_file, known=("k",)))
+    assert text.startswith(f"{path}: step {row} of column {name!r} is -1e+29, more than 1e+15 ")
+    assert text.endswith("; correct it, or leave it out")
+
+
+def test_what_is_to_come_is_not_too_far_either(tmp_path):
+    path = Path(write_rows(tmp_path / "rows.csv", FUTURE))
+    task, _ = SeriesTask.load(config_of(str(path), known=("k",)))
+    path.write_text(path.read_text().rstrip("\n").rpartition(",")[0] + ",1e29\n")
+    series = task.read(str(path))
+    text = message(task.rows, series, FUTURE)
+    assert text.startswith(f"{path}: step to come {FUTURE} of column 'k' is 1e+29, more than")
+
+
+def test_errors_that_are_not_finite_are_null_in_test_json(rows_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(ForecastErrors, "metrics", lambda self: {"mse": math.inf, "mae": math.nan})
+    run, _ = train(config_of(rows_file, run=str(tmp_path / "run"), steps=1), "series")
+    found = json.loads((run.path / "test.json").read_text(), parse_constant=pytest.fail)
+    assert found["rows"]["last value"] == {"mse": None, "mae": None}
+    out = io.StringIO()
+    report.forecast_errors(Console(file=out), "test", found)
+    assert "test, 22 windows" in out.getvalue()
+    assert not any(word in out.getvalue() for word in ("None", "nan", "inf"))

@@ -120,6 +120,32 @@ def test_a_gap_names_its_line(table, gap):
     )
 
 
+@pytest.mark.parametrize("value", ["1e39", "-1e200", "1e308", "1e400", "9" * 400])
+def test_what_is_too_large_names_its_line(table, value):
+    path = table(f"date,a\nx,1\nz,{value}\nw,3\n")
+    shown = repr(value) if len(value) < 60 else "'" + "9" * 56 + "..."
+    for target in ("a", ""):
+        assert message(read_column, path, target) == (
+            f"{path}, line 3: {shown} in column 'a' is too large, expected at most 1e+30 in size; "
+            "correct it, write the column in a larger unit, or choose another with --target"
+        )
+
+
+@pytest.mark.parametrize("line", [3, 19])
+def test_what_is_too_far_from_what_is_trained_on_is_refused(table, line):
+    values: list[float] = [k % 5 for k in range(20)]
+    values[line - 2] = 1e18 if line == 19 else 1e20
+    path = table("a\n" + "\n".join(map(str, values)))
+    if line == 3:  # it is trained on, and the deviation is its own
+        assert load_column(path, "a", 2, 3, 0.2).scaler.std > 1e19
+        return
+    text = message(load_column, path, "a", 2, 3, 0.2)
+    assert text.startswith(
+        f"{path}: value 18 of column 'a' is 1e+18, more than 1e+15 standard deviations (1.45237) "
+        "from the mean of what is trained on (1.875)"
+    )
+
+
 @pytest.mark.parametrize("value", ["1_000", "12 kg", "0x1F", "1.234.5", "two"])
 def test_what_is_not_a_number_names_its_line(table, value):
     path = table(f"date;a\nx;1\nz;{value}\nw;3\n")

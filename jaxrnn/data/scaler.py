@@ -14,6 +14,8 @@ from jaxtyping import Float, Float64
 
 from jaxrnn.errors import InputError, shown
 
+FARTHEST = 1e15  # of a scaled value: sums of its squares stay far from the largest float32
+
 
 @dataclasses.dataclass(frozen=True)
 class Scaler:
@@ -59,6 +61,19 @@ class Scaler:
     def transform(self, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Scaled values."""
         return (values - self.mean) / self.std
+
+    def refuse_far(
+        self, values: Float[np.ndarray, " N"], path: str, name: str, what: str = "value"
+    ) -> None:
+        """Raise InputError for a value whose scaled square could leave float32; NaN may be."""
+        scaled = np.abs(self.transform(values))
+        (far,) = np.nonzero(scaled > FARTHEST)
+        if len(far):
+            raise InputError(
+                f"{path}: {what} {far[0] + 1:,} of column {name!r} is {values[far[0]]:g}, more "
+                f"than {FARTHEST:g} standard deviations ({self.std:g}) from the mean of what is "
+                f"trained on ({self.mean:g}); correct it, or leave it out"
+            )
 
     def inverse(self, scaled: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Values in the series' own unit."""

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Float64
 
 from jaxrnn.data.scaler import Scaler
 from jaxrnn.data.streams import Batch, Streams, next_targets
-from jaxrnn.data.table import Table, listed, read_table
+from jaxrnn.data.table import LARGEST, Table, listed, read_table
 from jaxrnn.errors import InputError
 
 
@@ -83,6 +83,7 @@ def load_column(
         )
     if scaler is None:
         scaler = Scaler.of(values[:num_train]) if num_train else Scaler()
+    scaler.refuse_far(values, str(path), target)
     scaled = scaler.transform(values).astype(np.float32)[:, None]
     train = next_targets(scaled[:num_train], batch_size, seq_len, name)
     if num_train == len(values):
@@ -131,7 +132,7 @@ def read_column(
     values = np.empty(len(table.rows))
     for k, field in enumerate(table.texts(index)):
         value = table.number(field)
-        if value is None:
+        if value is None or abs(value) > LARGEST:
             raise InputError(table.bad_value(k, index, "--target"))
         values[k] = value
     return table.header[index], values

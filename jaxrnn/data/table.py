@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from jaxrnn.data.text import decode_utf8, read_file
-from jaxrnn.errors import InputError
+from jaxrnn.errors import InputError, shown
 
 MISSING = {
     "",
@@ -30,6 +30,8 @@ MISSING = {
 }
 """What stands for a missing value, in small letters."""
 
+LARGEST = 1e30  # of a value: far below the largest float32, 3.4e38
+MOST_BYTES = 2**30  # of a file
 
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:\.\d{3})*,\d+(?:[eE][-+]?\d+)?")
@@ -87,6 +89,8 @@ class Table:
         values = np.empty(len(self.rows))
         for k, row in enumerate(self.rows):
             value = self.number(row[index])
+            if value is not None and abs(value) > LARGEST:
+                raise InputError(self.bad_value(k, index, flag))
             if value is None:
                 if not is_missing(row[index]):
                     raise InputError(self.bad_value(k, index, flag))
@@ -102,7 +106,7 @@ class Table:
         return any(is_number) and all(map(is_missing, others))
 
     def number(self, field: str) -> float | None:
-        """The field as a finite number, or None."""
+        """The field as a number, or None; infinite where its digits are of a larger one."""
         if self.decimal == ",":
             field = field.strip()
             if _DECIMAL_COMMA.fullmatch(field):
@@ -114,7 +118,8 @@ class Table:
         except ValueError:
             return None
         # Python's 1_000 is no number in a CSV file.
-        return value if math.isfinite(value) and "_" not in field else None
+        is_number = math.isfinite(value) or _has_digits(field)
+        return value if is_number and "_" not in field else None
 
     def _refuse_mixed(self, index: int, flag: str) -> None:
         """Raise InputError for a column where points are of thousands and of decimals."""
@@ -150,6 +155,13 @@ class Table:
         """What is wrong with a field that is no number."""
         field, name = self.rows[row][index].strip(), self.header[index]
         where = f"{self.path}, line {self.lines[row]}: {field!r} in column {name!r}"
+        value = self.number(field)
+        if value is not None and abs(value) > LARGEST:
+            short = f"{self.path}, line {self.lines[row]}: {shown(field)} in column {name!r}"
+            return (
+                f"{short} is too large, expected at most {LARGEST:g} in size; correct it, write "
+                f"the column in a larger unit, or choose another with {flag}"
+            )
         if is_missing(field):
             return f"{where} is a gap, expected a finite number; fill in or remove the row"
         return f"{where} is not a number; correct it, or choose another column with {flag}"
@@ -168,18 +180,22 @@ def is_missing(field: str) -> bool:
     if field.strip().casefold() in MISSING:
         return True
     try:
-        return not math.isfinite(float(field))
+        return not math.isfinite(float(field)) and not _has_digits(field)
     except ValueError:
         return False
+
+
+def _has_digits(field: str) -> bool:
+    return any(map(str.isdigit, field))
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
     """The fields of a CSV file.
 
-    Raises InputError for a file that is missing, empty, not UTF-8, without header or rows, or
-    ragged.
+    Raises InputError for a file that is missing, empty, larger than ``MOST_BYTES``, not UTF-8,
+    without header or rows, or ragged.
     """
-    text = decode_utf8(read_file(path), path, "convert the file to UTF-8")
+    text = decode_utf8(read_file(path, MOST_BYTES), path, "convert the file to UTF-8")
     delimiter = _delimiter(text)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     rows, lines = [], []

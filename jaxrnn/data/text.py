@@ -338,9 +338,20 @@ def read_bytes(path: str | os.PathLike[str]) -> UInt8[np.ndarray, " N"]:
     return np.frombuffer(read_file(path), np.uint8)
 
 
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file; raises InputError for one that is missing, unreadable or empty."""
-    return b"".join(_chunks(path))
+def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+    """The content of a file; raises InputError for one that is missing, unreadable or empty.
+
+    So it does for one of more than ``most`` bytes, once it has read as many.
+    """
+    chunks, size = [], 0
+    for chunk in _chunks(path):
+        chunks.append(chunk)
+        size += len(chunk)
+        if most is not None and size > most:
+            raise InputError(
+                f"{path} has more than {most:,} bytes, expected at most as many; give a part of it"
+            )
+    return b"".join(chunks)
 
 
 def _chunks(path: str | os.PathLike[str]) -> Iterator[bytes]:

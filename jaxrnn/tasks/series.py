@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -210,8 +211,13 @@ class SeriesTask:
 
         Of a head that gives its horizon at once, whole blocks of it follow: known columns as far as
         the file has them, then their last value. Raises InputError where the file does not have
-        what is known of ``num_ahead`` steps.
+        what is known of ``num_ahead`` steps, and for values too far from those trained on.
         """
+        for name, scaler, column in zip(series.names, self.scalers, series.values.T, strict=True):
+            scaler.refuse_far(column, series.path, name, "step")
+        for k, name in enumerate(series.known):
+            scaler = self.scalers[len(series.names) - len(series.known) + k]
+            scaler.refuse_far(series.future[:, k], series.path, name, "step to come")
         columns = zip(self.scalers, series.values.T, strict=True)
         scaled = np.stack([scaler.transform(column) for scaler, column in columns], -1)
         num_more = 0 if self.config.head == "recursive" else -num_ahead % self.config.horizon
@@ -377,7 +383,8 @@ class SeriesTask:
             "rows": {k: of.metrics() for k, of in backtest(self, predict, windows).items()},
             **note_of(self, windows),
         }
-        files.write_atomically(path / "test.json", (json.dumps(found, indent=1) + "\n").encode())
+        text = json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
+        files.write_atomically(path / "test.json", text.encode())
         past, known, came = windows.take(np.array([windows.num_counted - 1]))
         origin = int(windows.origins[-1])
         first, length = origin - len(past[0]), len(past[0]) + len(known[0])
@@ -423,6 +430,13 @@ class SeriesTask:
                 "the column as in the run's file"
             )
         return series
+
+
+def _finite(value: Any) -> Any:
+    """None in place of what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _options(config: SeriesConfig) -> ReadOptions:

@@ -145,6 +145,7 @@ class SineTask:
         _, values = sine.read_column(path, self.target)
         if len(values) < 2:
             raise InputError(f"{path} has {len(values)} values, expected at least 2")
+        self.scaler.refuse_far(values, path, self.target)
         scaled = self.scaler.transform(values)[:, None].astype(np.float32)
         return _held_out(scaled[:-1], scaled[1:], 0)
 
