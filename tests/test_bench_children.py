@@ -16,6 +16,15 @@ def says():
 def fails():
     raise ArithmeticError("no such number")
 
+def fails_in_jax():
+    import jax
+    from jaxrnn.bench import timing
+
+    def body(x):
+        raise ArithmeticError("no\\n such number")
+
+    timing.in_turns({"ours": lambda: jax.jit(body)(1.0)}, 1, 0.0)
+
 def refuses():
     raise InputError("--row is 3, expected 4")
 
@@ -39,6 +48,8 @@ def test_what_a_child_says_or_why_it_says_nothing(module):
     assert found == {"arguments": ["a", "2"], "flag": "x"}
     failed = children.call(f"{module}.fails", seconds=60.0)
     assert failed == {"refused": "ArithmeticError: no such number"}
+    failed = children.call(f"{module}.fails_in_jax", seconds=60.0)
+    assert failed == {"refused": "CallError: ours: ArithmeticError: no such number"}
     assert children.call(f"{module}.dies", seconds=60.0) == {"refused": "exit code -6"}
     expected = "--row is 3, expected 4"
     assert message(children.call, f"{module}.refuses", seconds=60.0) == expected

@@ -18,8 +18,8 @@ import numpy as np
 class CallError(Exception):
     """A call failed; ``name`` is whose, ``__cause__`` how."""
 
-    def __init__(self, name: str):
-        super().__init__(name)
+    def __init__(self, name: str, error: Exception):
+        super().__init__(f"{name}: {type(error).__name__}: {error}")
         self.name = name
 
 
@@ -48,7 +48,7 @@ def in_turns(
                 if (spent := time.perf_counter() - started) >= least_s:
                     return spent / count
         except Exception as error:
-            raise CallError(name) from error
+            raise CallError(name, error) from error
 
     for name in calls:
         turn(name, 0.0)
