@@ -1,7 +1,7 @@
 """Training processes killed, or failed by their disk, at named moments: nothing is lost.
 
-Here ten kills and five failures; ``-m slow`` goes through every moment that a run of each task has,
-and kills at random times, with some hundred processes for each.
+Here thirteen kills, six failures and a signal; ``-m slow`` goes through every moment that a run of
+each task has, and kills at random times, with some hundred processes for each.
 """
 
 import random
