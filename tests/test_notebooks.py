@@ -2,18 +2,21 @@
 
 import base64
 import io
+import os
 import re
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 import renew
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 NAMES = ["char_rnn", "custom_cell", "export_to_pytorch", "simple_rnn", "sketch_rnn"]
 MAX_BYTES = 300_000
+LIMIT_S = float(os.environ.get("NOTEBOOK_LIMIT_S", 3600))  # .ci/run has two minutes
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 names = pytest.mark.parametrize("name", NAMES)
@@ -72,7 +75,7 @@ def test_it_runs_in_its_short_form_and_gives_what_is_stored(name, monkeypatch):
     monkeypatch.delenv("FULL", raising=False)
     monkeypatch.setenv("XLA_FLAGS", "")  # figures are those of users' programs
     expected = code_cells(stored(name))
-    found = code_cells(renew.execute(path_of(name)))
+    found = code_cells(renew.execute(path_of(name), LIMIT_S))
     for new, old in zip(found, expected, strict=True):
         assert kinds(new) == kinds(old), new.source
         assert "stderr" not in kinds(new), printed(new)
@@ -132,6 +135,17 @@ def test_a_kernel_runs_this_checkout_and_shows_pictures(tmp_path):
 def test_a_claim_that_fails_is_an_error(tmp_path):
     with pytest.raises(CellExecutionError, match="it is not so"):
         renew.execute(write(tmp_path / "wrong.ipynb", "assert 1 == 2, 'it is not so'"))
+
+
+def test_the_limit_is_of_all_cells_together(tmp_path, monkeypatch):
+    path = write(tmp_path / "slow.ipynb", "import time", "time.sleep(0.5)", "time.sleep(0.5)")
+    times = iter((0, 60, 100, 200))  # of the beginning and before each cell
+    monkeypatch.setattr(renew, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    with pytest.raises(CellTimeoutError, match=re.escape("time.sleep(0.5)")):
+        renew.execute(path, 120)
+    assert list(times) == []
+    times = iter((0, 60, 80, 90))
+    assert len(renew.execute(path, 120).cells) == 3
 
 
 def test_figures_agree_within_a_tenth_or_the_last_digit():
