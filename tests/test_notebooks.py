@@ -16,7 +16,7 @@ from PIL import Image
 
 NAMES = ["char_rnn", "custom_cell", "export_to_pytorch", "simple_rnn", "sketch_rnn"]
 MAX_BYTES = 300_000
-LIMIT_S = float(os.environ.get("NOTEBOOK_LIMIT_S", 3600))  # .ci/run has two minutes
+LIMIT_S = float(os.environ.get("NOTEBOOK_LIMIT_S", 3600))  # .ci/run has less
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 names = pytest.mark.parametrize("name", NAMES)
