@@ -30,7 +30,8 @@ from jaxrnn.errors import InputError
 from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from jaxrnn.train_step import initial_state
-from jaxrnn.training import Progress, load_model
+from jaxrnn.training import load_model
+from jaxrnn.training_progress import Progress
 from torch_compat import directory as directories
 from torch_compat import files, layout, magenta, output
 
