@@ -32,6 +32,8 @@ def dies():
     os.abort()
 
 def waits():
+    print("one")
+    print("two")
     time.sleep(60)
 """
 
@@ -46,6 +48,8 @@ def module(tmp_path, monkeypatch):
 def test_what_a_child_says_or_why_it_says_nothing(module):
     found = children.call(f"{module}.says", "a", 2, seconds=60.0, environment={"A_FLAG": "x"})
     assert found == {"arguments": ["a", "2"], "flag": "x"}
+    printed, reason = children.lines(f"{module}.says", seconds=60.0, environment={"A_FLAG": "x"})
+    assert (printed, reason) == (["and more", '{"arguments": [], "flag": "x"}'], "")
     failed = children.call(f"{module}.fails", seconds=60.0)
     assert failed == {"refused": "ArithmeticError: no such number"}
     failed = children.call(f"{module}.fails_in_jax", seconds=60.0)
@@ -56,4 +60,5 @@ def test_what_a_child_says_or_why_it_says_nothing(module):
 
 
 def test_a_child_that_does_not_end_is_given_up(module):
-    assert children.call(f"{module}.waits", seconds=1.0) == {"refused": "it did not end within 1 s"}
+    expected = ["one", "two"], "it did not end within 5 s"
+    assert children.lines(f"{module}.waits", seconds=5.0) == expected

@@ -18,7 +18,7 @@ from rich.console import Console
 from jaxrnn.bench import __main__ as command
 from jaxrnn.bench import report, results
 from jaxrnn.bench.peers import ONLY_NAMED, PEERS, torch_nn
-from jaxrnn.bench.workloads import Workload, parameters
+from jaxrnn.bench.workloads import SUITES, Workload, parameters
 from jaxrnn.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
@@ -51,7 +51,8 @@ def known_rows() -> list[dict[str, Any]]:
         row_of("jaxrnn", 12345.6, large),
         row_of(
             *("torch-compile", 98765.4, large),
-            **{"ratio": 1234.5, "ratio_low": 1111.1, "ratio_high": 1957.9, "goal_met": False},
+            **{"ratio": 1234.5, "ratio_low": 1111.1, "ratio_high": 1957.9},
+            **{"goal": 1.15, "goal_met": False},
         ),
         {"workload": vars(large), "peer": "haste", "skipped": "it is not there"},
         {"workload": vars(large), "peer": "keras", "skipped": "no projection"},
@@ -91,6 +92,33 @@ def test_the_table_has_every_figure_in_80_columns():
     assert out.getvalue().splitlines()[-1].endswith("not to be quoted")
 
 
+def test_rows_that_are_compared_in_float64_say_more():
+    row = replace(LSTM, exact=True, precision="bfloat16", mode="gradients")
+    more = {"floor_ms": 0.05, "us_a_time_step": 40.0, "difference": 0.004}
+    judged = {"goal": 6.0, "goal_met": True, "goal_ratio": 7.25, "goal_by": "jaxrnn-kernel"}
+    ratio = {"ratio": 0.138, "ratio_low": 0.1, "ratio_high": 0.2}
+    rows = [
+        row_of("jaxrnn", 0.2, row, **more, **judged, same_bits=True),
+        row_of("torch-float16", 0.3, row, **{**more, "us_a_time_step": 60.0}, **ratio),
+        row_of(
+            "jaxrnn-kernel", 0.02, row, **{**more, "difference": 0.007}, same_bits=False, **ratio
+        ),
+        row_of("jaxrnn", 0.2, replace(row, name="other"), **{**more, "difference": 0.002}),
+    ]
+    out = io.StringIO()
+    console = Console(file=out, width=80, highlight=False, soft_wrap=True)
+    report.block(console, rows[:3])
+    report.footer(console, rows, ABOUT)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines[1].split()[-2:] == ["6", "met"]
+    # 0.05 ms over 5 steps
+    assert " us a time step: floor 10, jaxrnn 40, torch-float16 60, jaxrnn-kernel 40" in lines
+    assert "from float64: jaxrnn in bfloat16, 0.002 to 0.004 of a tensor's largest value" in lines
+    assert "from float64: torch-float16, 0.004 to 0.004 of a tensor's largest value" in lines
+    assert "not the same bits a second time: jaxrnn-kernel of tiny" in lines
+    assert "goal of tiny: jaxrnn over jaxrnn-kernel 7.25, 6 met" in lines
+
+
 def test_the_plot_has_a_dot_for_each_peer(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(report, "FigureCanvasAgg", seen.append)
@@ -122,7 +150,7 @@ def tiny(monkeypatch, known_ceilings):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     row = replace(ROWS["projection"], num_steps=50, goal=1.5)
-    monkeypatch.setattr(command, "SUITES", {"lesson": (row,), "infer": ()})
+    monkeypatch.setattr(command, "SUITES", {**dict.fromkeys(SUITES, ()), "lesson": (row,)})
 
 
 def test_lines_of_json(tmp_path, tiny, capsys):
@@ -179,17 +207,21 @@ def test_no_figure_without_a_peer(tmp_path, tiny, capsys):
     assert '"ms"' not in "".join(path.read_text().splitlines()[3:])
 
 
-def test_a_peer_that_computes_something_else_ends_the_run(tiny, monkeypatch, capsys):
+def test_a_peer_that_computes_something_else_is_left_out_and_an_error(tiny, monkeypatch, capsys):
     def other(workload):
         return {name: 1.5 * array for name, array in parameters(workload).items()}
 
+    row = replace(ROWS["gru"], num_steps=50)
+    monkeypatch.setattr(command, "SUITES", {"lesson": (row,)})
     monkeypatch.setattr(torch_nn, "parameters", other)
-    assert command.run_command(["--suite", "lesson", "--peers", "torch"]) == 1
+    argv = ["--suite", "lesson", "--quick", "--peers", "torch", "flax"]
+    assert command.run_command(argv) == 1
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert err.startswith("error: torch on tiny: the ")
     assert "of its largest value" in err
-    assert "torch " not in out
+    assert "\n torch " not in out
+    assert "\n flax " in out
 
 
 @pytest.mark.parametrize(
@@ -223,6 +255,40 @@ def test_who_takes_part_by_default(tiny, monkeypatch, capsys):
     assert command.run_command(["--suite", "lesson"]) == 0
     assert asked == [tuple(name for name in PEERS if name not in {"jaxrnn", *ONLY_NAMED})]
     assert "left out: torch-compile: only where --peers names it" in capsys.readouterr().out
+
+
+def test_rows_are_chosen_by_name_and_begun_while_there_is_time(tiny, monkeypatch, capsys):
+    rows = tuple(replace(LSTM, name=name) for name in ("gru-1", "gru-2", "lstm-1"))
+    monkeypatch.setattr(command, "SUITES", {"lesson": rows})
+    now, ran = [0.0], []
+
+    def run(workload, peers, rounds, least_s):
+        ran.append(workload.name)
+        now[0] += 100
+        return [row_of("jaxrnn", 1.0, workload)]
+
+    monkeypatch.setattr(results, "run_workload", run)
+    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    argv = ["--suite", "lesson", "--rows", "lstm-1", "gru-*"]
+    assert command.run_command(argv) == 0
+    assert ran == ["gru-1", "gru-2", "lstm-1"]
+    ran.clear()
+    assert command.run_command(["--suite", "lesson", "--rows", "*-1", "--minutes", "0.1"]) == 0
+    assert ran == ["gru-1"]
+    assert "left out, 0.1 minutes were over: lstm-1" in capsys.readouterr().out
+    said = message(command.run_command, ["--suite", "lesson", "--rows", "rnn*"])
+    assert said == "--rows is 'rnn*', expected some of gru-1, gru-2, lstm-1"
+    for wrong in ("-1", "inf", "nan"):
+        said = message(command.run_command, ["--minutes", wrong])
+        assert said == f"--minutes is {float(wrong)}, expected 0 or more"
+
+
+def test_turns_are_shorter_where_rows_are_many():
+    exact = replace(LSTM, exact=True)
+    assert [command.turns(row, quick) for row in (LSTM, exact) for quick in (False, True)] == [
+        *((9, 0.5), (3, 0.05)),
+        *((7, 0.05), (3, 0.05)),
+    ]
 
 
 def test_rows_of_a_gpu_are_not_begun_on_a_cpu_that_nobody_asked_for():

@@ -1,8 +1,8 @@
 """Each library's adapter computes what ours does, or says what it can't."""
 
 import dataclasses
-import functools
 import json
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -22,6 +22,7 @@ from jaxrnn.bench.peers import (
     gpu_kernels,
     jax_cudnn,
     ours,
+    ours_persistent,
     start,
     torch_nn,
 )
@@ -47,18 +48,25 @@ def our_checks() -> dict[str, Session]:
     ("peer", "row"), [(peer, row) for peer, rows in CAN.items() for row in ROWS if row in rows]
 )
 def test_a_peer_computes_what_we_do(peer, row, our_checks):
+    workload = replace(ROWS[row], mode="gradients")
     if row not in our_checks:
-        ours = start("jaxrnn", ROWS[row])
+        ours = start("jaxrnn", workload)
         y, grads = ours.check()  # type: ignore[misc]
         assert max(np.abs(grad).max() for grad in grads.values()) > 1e-3
         our_checks[row] = replace(ours, check=lambda: (y, grads))
-    theirs = start(peer, ROWS[row])
-    found = results.difference(our_checks[row], theirs)
+    found = results.difference(our_checks[row], start(peer, workload))
     assert found is not None
     assert found.size < 1e-5
-    if theirs.check is not None and peer != "torch":
-        y = np.asarray(theirs.call())  # what is timed is what was compared
-        np.testing.assert_allclose(y, theirs.check()[0], rtol=1e-5, atol=1e-6)
+    forward = start(peer, ROWS[row])
+    assert our_checks[row].check is not None
+    y, _ = our_checks[row].check()
+    np.testing.assert_allclose(_array(forward.call()), y, rtol=1e-5, atol=1e-6)
+    assert forward.check is not None
+    np.testing.assert_allclose(forward.check()[0], y, rtol=1e-5, atol=1e-6)
+
+
+def _array(y) -> np.ndarray:
+    return y.numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
 
 
 @pytest.mark.filterwarnings("ignore")  # of other libraries, about themselves
@@ -89,7 +97,8 @@ def test_what_is_timed_of_gradients_is_what_was_compared():
         session = start(name, workload)
         assert session.check is not None
         _, expected = session.check()
-        value, grads = session.call()
+        (value, y), grads = session.call()
+        assert y.shape == (3, 5, 6)
         found = np.sort([np.abs(np.asarray(grad)).sum() for grad in grads.values()])
         wanted = np.sort([np.abs(grad).sum() for grad in expected.values()])
         np.testing.assert_allclose(found, wanted[-len(found) :], rtol=1e-5)
@@ -137,33 +146,71 @@ def test_our_kernels_are_tried_in_a_child_first(monkeypatch):
     row = replace(LSTM, precision="bfloat16", hidden_size=64, mode="gradients")
     supported = dataclasses.replace(recurrence.BACKENDS["scan"], name="persistent")
     monkeypatch.setitem(recurrence.BACKENDS, "persistent", supported)
-    tries = []
+    wanted, tries = ours_persistent.layers_of(row), []
+    others = (replace(row, cell="gru"), replace(row, cell="rnn"))
+    monkeypatch.setattr(ours_persistent, "SUITES", {"gpu": (row, *others)})
 
-    def call(function, *, seconds):
-        tries.append(function)
-        return {"refused": "it did not end within 180 s"}
+    def lines(function, *layers, seconds):
+        tries.append((function.rpartition(".")[2], layers, seconds))
+        if layers[0] == wanted:
+            return [], "it did not end within 40 s"
+        said = {"refused": "it differs"} if layers[0].startswith("gru") else {"refused": ""}
+        return [json.dumps({"layers": name, **said}) for name in layers], ""
 
-    monkeypatch.setattr(children, "call", call)
-    ours.trial.cache_clear()
+    monkeypatch.setattr(children, "lines", lines)
+    ours_persistent.trials.cache_clear()
     for _ in range(2):
-        with pytest.raises(UnsupportedError, match="another process: it did not end within 180 s"):
+        with pytest.raises(UnsupportedError, match="another process: it did not end within 40 s"):
             start("jaxrnn-kernel", row)
-    assert tries == ["jaxrnn.bench.peers.ours.try_persistent"]
-    monkeypatch.setattr(children, "call", lambda *_, seconds: {"difference": 1e-4})
-    ours.trial.cache_clear()
+    every = tuple(f"{cell} 3 64 1 0 bfloat16" for cell in ("lstm", "gru", "rnn"))
+    assert every[0] == wanted
+    # The child that was ended is followed by another, behind what ended it.
+    assert tries == [("try_them", every, 180), ("try_them", every[1:], 140)]
+    with pytest.raises(UnsupportedError, match="it differs"):
+        start("jaxrnn-kernel", replace(row, cell="gru"))
+    wanted = ""
+    ours_persistent.trials.cache_clear()
     assert start("jaxrnn-kernel", row).check is not None
-    ours.trial.cache_clear()
+    ours_persistent.trials.cache_clear()
 
 
 def test_the_trial_compares_with_scan(monkeypatch, capsys):
-    small = functools.partial(Workload, mode="gradients", precision="bfloat16")
-    monkeypatch.setattr(ours, "Workload", lambda *_, **__: small("trial", "lstm", 3, 2, 4, 4))
     monkeypatch.setitem(recurrence.BACKENDS, "persistent", recurrence.BACKENDS["scan"])
-    ours.try_persistent()
-    assert json.loads(capsys.readouterr().out) == {"difference": 0.0}
-    monkeypatch.setattr(ours, "TRIAL_TOLERANCE", -1.0)
-    with pytest.raises(ArithmeticError, match="differs from scan by 0 of the largest value"):
-        ours.try_persistent()
+    every = ["lstm 2 4 1 0 bfloat16", "gru 2 4 2 1 float16"]
+    assert [ours_persistent.layers_of(ours_persistent.short(name)) for name in every] == every
+    assert (
+        ours_persistent.short(every[1]).max_length
+        == ours_persistent.short(every[1]).num_steps
+        == 16
+    )
+    monkeypatch.setattr(sys, "argv", ["-c", *every])
+
+    def said():
+        ours_persistent.try_them()
+        lines = map(json.loads, capsys.readouterr().out.splitlines())
+        return {line["layers"]: line["refused"] for line in lines}
+
+    assert said() == dict.fromkeys(every, "")
+    monkeypatch.setattr(ours_persistent, "TRIAL_TOLERANCE", -1.0)
+    assert said() == dict.fromkeys(every, "it differs from scan by 0 of the largest value")
+    monkeypatch.setattr(ours, "session", lambda *_, **__: 1 / 0)
+    assert said() == dict.fromkeys(every, "ZeroDivisionError: division by zero")
+
+
+def test_a_trial_that_waits_for_ever_is_given_up():
+    code = (
+        "import sys, time\n"
+        "from jaxrnn.bench.peers import ours, ours_persistent\n"
+        "ours_persistent.TRIAL_SECONDS = 0.5\n"
+        "ours.session = lambda *_, **__: time.sleep(60)\n"
+        "sys.argv = ['-c', 'lstm 2 4 1 0 bfloat16']\n"
+        "ours_persistent.try_them()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr) == ("", "it did not end within 0.5 s\n")
 
 
 @pytest.mark.parametrize("peer", ["flax", "keras", "equinox"])

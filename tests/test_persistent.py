@@ -15,9 +15,11 @@ import recurrence_cases
 from interpreted import KINDS, Kind
 from recurrence_cases import make, spec_of
 
-from jaxrnn import recurrence
+from jaxrnn import recurrence, train_step
 from jaxrnn.cells import CELLS
+from jaxrnn.config import CharConfig
 from jaxrnn.recurrence import BACKENDS, Weights, choose, persistent, persistent_kernels
+from jaxrnn.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,19 @@ def test_under_vmap_one_launch_follows_the_other(lowered):
     text = lowered(jax.vmap(outputs, (None, 0, None)), weights, many, state)
     assert text.count(LAUNCH) == 1
     assert text.count("stablehlo.while") == 1
+
+
+def test_a_training_step_of_the_char_model_takes_them(lowered):
+    sizes: dict[str, Any] = {"hidden_size": 64, "batch_size": 2, "seq_len": 5, "num_layers": 2}
+    how: dict[str, Any] = {"dtype": "bfloat16", "backend": "persistent", "mesh": "data=1"}
+    config = CharConfig(cell="lstm", **sizes, **how)
+    task = TASKS["char"].load(config)[0]
+    skeleton, _, state = train_step.initial_state(task, config)
+    step = train_step.make_step(task.loss, skeleton, config, 2)
+    ids = jax.ShapeDtypeStruct((1, 2, 5), jnp.int32)
+    text = lowered(step, state, ids, ids, np.zeros(1, bool), np.int32(1))
+    assert text.count(LAUNCH) == 2  # forward and backward, functions that both layers call
+    assert text.count("stablehlo.while") == 1  # over the steps of a dispatch
 
 
 @pytest.mark.gpu

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +21,9 @@ from jaxrnn.errors import InputError
 
 PICTURES = (".png", ".svg", ".pdf")
 Suite = Literal["lesson", "train", "infer", "varlen", "stream", "sketch", "gpu", "scaling"]
-EXACT_TURN_S = 0.1  # of a row that is compared in float64, at most: they are many, and for a GPU
+# Of a row that is compared in float64, for a GPU: they are many, and a call takes milliseconds.
+EXACT_ROUNDS, EXACT_TURN_S = 7, 0.05
+ROUNDS, TURN_S = 9, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,10 @@ class BenchOptions:
 
     suite: tuple[Suite, ...] = ("lesson", "train", "infer", "varlen", "stream", "sketch")
     """what to time"""
+    rows: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME [...]]")] = ()
+    """of these the rows so named alone, also by patterns: 'gru-*'"""
+    minutes: float = 0.0
+    """begin no row later than this; 0: no limit. Those with a goal come first"""
     peers: tuple[PeerName, ...] = ()
     """beside whom; empty: all that are installed, but torch-compile, which compiles for minutes"""
     quick: bool = False
@@ -69,6 +77,7 @@ def main() -> int:
 
 def run_command(argv: list[str]) -> int:
     """Do what the arguments say; raises InputError."""
+    started = time.monotonic()
     options = cli.parse(
         BenchOptions,
         args=argv,
@@ -77,6 +86,9 @@ def run_command(argv: list[str]) -> int:
     )
     if options.plot and Path(options.plot).suffix.lower() not in PICTURES:
         raise InputError(f"--plot is {options.plot!r}, expected a name in {', '.join(PICTURES)}")
+    if not 0 <= options.minutes < math.inf:
+        raise InputError(f"--minutes is {options.minutes}, expected 0 or more")
+    workloads = _chosen(options.suite, options.rows)
     for flag in ("json", "plot"):
         if path := getattr(options, flag):
             check_writable(flag, Path(path))
@@ -91,39 +103,38 @@ def run_command(argv: list[str]) -> int:
 
     console = reports.console()
     if options.explain:
-        for workload in (w for suite in dict.fromkeys(options.suite) for w in SUITES[suite]):
+        for workload in workloads:
             console.print(f"{workload.name}: {explain(workload)}", markup=False)
         return 0
     chosen = {"suites": options.suite, "peers": options.peers, "device": options.device}
     about = {**results.machine(), "quick": options.quick, "flags": chosen}
-    rounds, least_s = (3, 0.05) if options.quick else (9, 0.5)
-    workloads = [w for suite in dict.fromkeys(options.suite) for w in SUITES[suite]]
     peers = tuple(dict.fromkeys(options.peers)) or DEFAULT
     if options.peers and not any(map(installed, peers)):
         raise InputError(
             f"--peers {' '.join(peers)}: none is installed here, and no figure is shown without "
             "its peer; install one, or leave --peers out"
         )
-    rows = []
+    rows, late = [], []
     report.header(console)
     for workload in workloads:
-        shortest = min(least_s, EXACT_TURN_S) if workload.exact else least_s
-        try:
-            found = results.run_workload(
-                quick(workload) if options.quick else workload, peers, rounds, shortest
-            )
-        except results.DisagreementError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        if options.minutes and rows and time.monotonic() > started + 60 * options.minutes:
+            late.append(workload.name)
+            continue
+        rounds, least_s = turns(workload, options.quick)
+        shown = quick(workload) if options.quick else workload
+        found = results.run_workload(shown, peers, rounds, least_s)
         report.block(console, found)
         rows += found
         if options.json:
             append(options.json, results.to_lines(found, about))
     report.footer(console, rows, about, {} if options.peers else ONLY_NAMED)
+    if late:
+        said = f"left out, {options.minutes:g} minutes were over: {', '.join(late)}"
+        console.print(said, markup=False)
     for row in rows:
-        if row.get("disagrees"):
+        if row.get("error"):
             print(f"error: {row['skipped']}", file=sys.stderr)
-    if any(row.get("disagrees") for row in rows):
+    if any(row.get("error") for row in rows):
         return 1
     if all("skipped" in row for row in rows):
         print("error: nothing was timed: no peer could do any of it", file=sys.stderr)
@@ -134,6 +145,26 @@ def run_command(argv: list[str]) -> int:
         except OSError as error:
             raise InputError(f"can't write --plot {options.plot}: {error}") from error
     return 0
+
+
+def turns(workload: Workload, is_quick: bool) -> tuple[int, float]:
+    """How many, and seconds of each."""
+    rounds, least_s = (EXACT_ROUNDS, EXACT_TURN_S) if workload.exact else (ROUNDS, TURN_S)
+    return (3, min(least_s, 0.05)) if is_quick else (rounds, least_s)
+
+
+def _chosen(suites: tuple[str, ...], patterns: tuple[str, ...]) -> list[Workload]:
+    """The suites' rows, or those that match; raises InputError."""
+    every = [workload for suite in dict.fromkeys(suites) for workload in SUITES[suite]]
+    if not patterns:
+        return every
+    names, found = [workload.name for workload in every], set()
+    for pattern in patterns:
+        matching = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+        if not matching:
+            raise InputError(f"--rows is {pattern!r}, expected some of {', '.join(names)}")
+        found |= matching
+    return [workload for workload in every if workload.name in found]
 
 
 def _check_gpu(device: str) -> None:

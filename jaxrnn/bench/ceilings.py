@@ -17,6 +17,10 @@ import numpy as np
 
 from jaxrnn.bench.workloads import GATES, Precision, Workload, operand_dtype
 
+# Operations and bytes of a dispatch: some 10 ms, beside which a dispatch itself is nothing.
+FLOPS = {"gpu": 5e12, "cpu": 1e9}
+READ = {"gpu": 2e10, "cpu": 1e8}
+COPIES = {"gpu": (8, 10), "cpu": (1, 1)}  # times the array, and how often
 GROUPS = 5  # the best of so many: a ceiling is not a median
 GROUP_SECONDS = 0.03
 LARGE = (2048, 512, 2048)
@@ -38,6 +42,10 @@ def _best_s(call: Callable[[], Any]) -> float:
     return min(times)
 
 
+def _of_device(known: dict[str, Any]) -> Any:
+    return known.get(jax.default_backend(), known["gpu"])
+
+
 def _random(rows: int, columns: int) -> jax.Array:
     values = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
     return jnp.asarray(values / columns**0.5)
@@ -53,15 +61,16 @@ def matmul_rate(rows: int, inner: int, columns: int, precision: Precision) -> fl
     a, b = _random(rows, inner).astype(dtype), _random(inner, columns).astype(dtype)
     tiny = jnp.finfo(dtype).tiny
     flops = 2 * rows * inner * columns
-    times = int(min(max(1e9 / flops, 1), 1000))
+    times = int(min(max(_of_device(FLOPS) / flops, 1), 20_000))
 
     @jax.jit
     def run(a, b):
         def body(_, carry):
             # Each product reads another a, so that none is taken out of the loop, and is carried
             # whole: of one that is only read in part XLA computes that part.
-            a, y = carry
-            return a + y[:1, :1] * tiny, a @ b
+            a, _ = carry
+            y = a @ b
+            return a.at[0, 0].add(y[0, 0] * tiny), y
 
         return jax.lax.fori_loop(0, times, body, (a, jnp.zeros((rows, columns), a.dtype)))[1]
 
@@ -77,7 +86,7 @@ def read_bandwidth(size: int) -> float:
     """
     side = max(round((size / 4) ** 0.5 / 64) * 64, 64)
     matrix, vector = _random(side, side), _random(1, side)
-    times = int(min(max(1e8 / (4 * side * side), 8), 20_000))
+    times = int(min(max(_of_device(READ) / (4 * side * side), 8), 20_000))
 
     def seconds(contract: int) -> float:
         dimensions = (((1,), (contract,)), ((), ()))
@@ -96,10 +105,15 @@ def read_bandwidth(size: int) -> float:
 
 @functools.cache
 def copy_bandwidth() -> float:
-    """Bytes a second that are read and written together, of an array of 64 MiB."""
-    array = jnp.ones(COPIED // 4, jnp.float32)
-    copy = jax.jit(lambda x: x + 1)
-    return 2.0 * COPIED / _best_s(lambda: copy(array).block_until_ready())
+    """Bytes a second that are read and written together, of an array larger than the caches."""
+    factor, count = _of_device(COPIES)
+    array = jnp.ones(factor * COPIED // 4, jnp.float32)
+
+    def copies(x):
+        return jax.lax.fori_loop(0, count, lambda _, x: x + 1, x) if count > 1 else x + 1
+
+    copy = jax.jit(copies)
+    return 2.0 * array.nbytes * count / _best_s(lambda: copy(array).block_until_ready())
 
 
 def best_matmul_rate(workload: Workload) -> float:

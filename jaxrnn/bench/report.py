@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,16 @@ def block(console: Console, rows: Rows) -> None:
             cells.append(figure(row["ratio"]))
             cells.append(f"{figure(row['ratio_low'])}-{figure(row['ratio_high'])}")
         if "goal_met" in row:
-            cells.append(f"{workload['goal']:g} {'met' if row['goal_met'] else 'missed'}")
+            cells += [""] * (len(COLUMNS) - 1 - len(cells))  # of ours, which has no ratio
+            cells.append(f"{row['goal']:g} {'met' if row['goal_met'] else 'missed'}")
         grid.add_row(*(Text(cell) for cell in cells))
     console.print(grid)
+    timed = [row for row in rows if "skipped" not in row]
+    if workload["exact"] and timed:
+        steps = [f"{row['peer']} {figure(row['us_a_time_step'])}" for row in timed]
+        floor = 1e3 * timed[0]["floor_ms"] / workload["num_steps"]
+        said = f"us a time step: floor {figure(floor)}, {', '.join(steps)}"
+        console.print(textwrap.fill(said, 79, initial_indent=" ", subsequent_indent="   "))
 
 
 def footer(
@@ -120,6 +128,8 @@ def footer(
             markup=False,
         )
     for line in (
+        *of_float64(rows),
+        *goals_by_others(rows),
         *left_out(rows),
         *(f"left out: {name}: {reason}" for name, reason in (absent or {}).items()),
     ):
@@ -132,6 +142,37 @@ def footer(
         )
     if about["quick"]:
         console.print(NOT_TO_QUOTE, markup=False)
+
+
+def of_float64(rows: Rows) -> list[str]:
+    """How far each peer was from the reference, over all rows that were compared with it."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["workload"]["exact"] and row.get("difference") is not None:
+            found.setdefault((row["peer"], row["workload"]["precision"]), []).append(
+                row["difference"]
+            )
+    lines = [
+        f"from float64: {peer}{'' if peer.startswith('torch-') else f' in {precision}'}, "
+        f"{min(sizes):.2g} to {max(sizes):.2g} of a tensor's largest value"
+        for (peer, precision), sizes in found.items()
+    ]
+    unsteady = [
+        f"not the same bits a second time: {row['peer']} of {row['workload']['name']}"
+        for row in rows
+        if row.get("same_bits") is False
+    ]
+    return lines + unsteady
+
+
+def goals_by_others(rows: Rows) -> list[str]:
+    """Goals that are not of a peer's time over ours, which the table shows."""
+    return [
+        f"goal of {row['workload']['name']}: {row['peer']} over {row['goal_by']} "
+        f"{figure(row['goal_ratio'])}, {row['goal']:g} {'met' if row['goal_met'] else 'missed'}"
+        for row in rows
+        if row.get("goal_by", OURS) != OURS
+    ]
 
 
 def is_busy(about: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ model without gradients on a batch; ``generate`` writes text, one symbol after t
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,14 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 QUICK = 10
 """``--quick`` divides the steps of every longer row by this."""
+
+
+class Goal(NamedTuple):
+    """A peer's time over ours is to be this much at least."""
+
+    peer: str
+    least: float
+    by: str = ""  # whose time of ours; none: the fastest's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +60,13 @@ class Workload:
     clip: float = 5.0
     lr: float = 1e-3
     goal: float = 0.0  # times torch's speed
+    more_goals: tuple[Goal, ...] = ()
+    torch_in: tuple[Precision, ...] = ()  # in which torch takes part besides
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """All of them."""
+        return (*([Goal("torch", self.goal)] if self.goal else []), *self.more_goals)
 
     @property
     def shape(self) -> str:
@@ -141,40 +156,65 @@ GPU_SIZES = {  # T, B, H, L
     "lesson": (100, 128, 512, 2),
     "T256-B256-H1024": (256, 256, 1024, 1),
 }
-GPU_GOALS = {"lstm-T1024-B16-H768": 2.0, "lstm-T512-B64-H512": 2.0, "gru-T512-B64-H1024": 2.0}
+GPU_GOALS = {  # of forward and backward in bfloat16
+    "lstm-T1024-B16-H768": (Goal("torch", 2.0), Goal("torch-float16", 1.0)),
+    "lstm-T512-B64-H512": (
+        *(Goal("torch", 2.0), Goal("torch-float16", 1.0)),
+        Goal("flax", 2.5, by="jaxrnn"),  # without a kernel of our own
+    ),
+    "gru-T512-B64-H1024": (Goal("torch", 2.0), Goal("jaxrnn", 6.0, by="jaxrnn-kernel")),
+}
 
 
 def _on_gpu() -> tuple[Workload, ...]:
-    """Shapes that a GPU is bought for, in the precisions that it has; rows with a goal first."""
+    """Shapes that a GPU is bought for, in the precisions that it has, those with a goal first.
 
-    def row(cell: Any, size: str, precision: Precision, mode: Any, **more: Any) -> Workload:
+    Rows of one shape stand together, which share what they are compared with. Those in bfloat16
+    have torch in its other precisions too.
+    """
+
+    def row(cell: Any, size: str, mode: Any, precision: Precision, max_length: int) -> Workload:
         num_steps, batch_size, hidden_size, num_layers = GPU_SIZES[size]
-        name = f"{cell}-{size}"
-        goal = GPU_GOALS.get(name, 0.0) if (precision, mode) == ("bfloat16", "gradients") else 0.0
+        name = f"{cell}-{size}" + ("-lengths" if max_length else "")
+        is_main = precision == "bfloat16"
         return Workload(
             *(f"{name}-{mode}-{precision}", cell, num_steps, batch_size),
             *(hidden_size, hidden_size, num_layers),
-            **{"mode": mode, "precision": precision, "exact": True, "goal": goal, **more},
+            max_length=max_length,
+            mode=mode,
+            precision=precision,
+            exact=True,
+            more_goals=GPU_GOALS.get(name, ()) if is_main and mode == "gradients" else (),
+            torch_in=("float16", "tf32", "float32") if is_main else (),
         )
 
-    def rows(cell: str, precision: Precision, mode: str, *sizes: str) -> list[Workload]:
-        return [row(cell, size, precision, mode) for size in sizes or GPU_SIZES]
+    def rows(cell: str, size: str, *others: Precision, max_length: int = 0) -> list[Workload]:
+        return [
+            row(cell, size, "gradients", "bfloat16", max_length),
+            row(cell, size, "forward", "bfloat16", max_length),
+            *(row(cell, size, "gradients", precision, max_length) for precision in others),
+        ]
 
-    lengths = row("lstm", "T512-B64-H512", "bfloat16", "gradients", max_length=512)
-    found = (
-        *rows("lstm", "bfloat16", "forward"),
-        *rows("lstm", "bfloat16", "gradients"),
-        *rows("lstm", "float16", "gradients", "T1024-B16-H768", "T512-B64-H512"),
-        *rows("lstm", "tf32", "gradients", "T512-B64-H512", "lesson"),
-        *rows("lstm", "float32", "gradients", "T512-B64-H512", "lesson"),
-        *rows("gru", "bfloat16", "gradients"),
-        dataclasses.replace(lengths, name="lstm-lengths-gradients-bfloat16", goal=0.0),
-        *(
-            dataclasses.replace(_LESSON, name=f"lesson-char-rnn-{p}", precision=p, goal=1.5)
-            for p in ("tf32", "bfloat16")
-        ),
+    every: tuple[Precision, ...] = ("float16", "tf32", "float32")
+    lesson = (
+        dataclasses.replace(_LESSON, name=f"lesson-char-rnn-{p}", precision=p, goal=1.5)
+        for p in ("bfloat16", "tf32")
     )
-    return tuple(sorted(found, key=lambda row: not row.goal))
+    return (
+        *rows("lstm", "T512-B64-H512", *every),
+        *rows("lstm", "T1024-B16-H768", "float16"),
+        *rows("gru", "T512-B64-H1024", "float16"),
+        *lesson,
+        *rows("lstm", "T512-B64-H512", max_length=512),
+        *rows("lstm", "lesson", "tf32", "float32"),
+        *rows("lstm", "T512-B64-H1024"),
+        *rows("lstm", "T256-B256-H1024"),
+        *rows("gru", "T512-B64-H512"),
+        *rows("gru", "T1024-B16-H768"),
+        *rows("gru", "lesson"),
+        *rows("gru", "T256-B256-H1024"),
+        *rows("gru", "T512-B64-H512", max_length=512),
+    )
 
 
 SUITES: dict[str, tuple[Workload, ...]] = {
@@ -310,6 +350,7 @@ def quick(workload: Workload) -> Workload:
         num_steps=workload.num_steps // factor,
         max_length=workload.max_length // factor,
         goal=0.0,
+        more_goals=(),
     )
 
 

@@ -74,7 +74,7 @@ PEERS: dict[str, Peer] = {
     "equinox": Peer("equinox_cell", "session", "equinox"),
     "jax-rnn": Peer("jax_cudnn", "session", "jax"),
     "jaxrnn-cudnn": Peer("ours", "by_cudnn", "jax"),
-    "jaxrnn-kernel": Peer("ours", "by_persistent", "jax"),
+    "jaxrnn-kernel": Peer("ours_persistent", "session", "jax"),
     "flashrnn": Peer("gpu_kernels", "flashrnn", "flashrnn"),
     "haste": Peer("gpu_kernels", "haste", "haste_pytorch"),
 }

@@ -30,7 +30,7 @@ def _cuda(workload: Workload, cells: str) -> torch.device:
         raise UnsupportedError("it has no semantics of packed sequences")
     if workload.mode == "generate":
         raise UnsupportedError("it has no sampling")
-    place = device(workload)
+    place = device()
     if place.type != "cuda":
         raise UnsupportedError("it needs an NVIDIA GPU")
     return place

@@ -62,14 +62,33 @@ def weighted(y: jax.Array, targets: jax.Array) -> jax.Array:
     return (y.astype(targets.dtype) * targets).sum() / rows**0.5
 
 
+def outputs_alone(function: Callable[[Params, Any], Any], params: Params, x: Any) -> Session:
+    """Forward: what is timed is what is compared, and nothing else is compiled."""
+    program = ahead_of_time(jax.jit(function), params, x)
+
+    def call() -> Any:
+        return program.call(params, x).block_until_ready()
+
+    return Session(
+        *(call, 1, lambda: (wide(call()), {})), program.compile_s, lambda: program.memory_mib
+    )
+
+
 def gradients(
-    loss: Callable[[Params, Any], Any], params: Params, x: Any, check: Callable[[], Any]
+    loss: Callable[[Params, Any], Any], params: Params, x: Any, as_torch: Callable[[Params], Arrays]
 ) -> Session:
-    """Forward and backward: ``loss(params, x)`` and its derivative by every parameter."""
-    program = ahead_of_time(jax.jit(jax.value_and_grad(loss)), params, x)
+    """Forward and backward, compared by what is timed too.
+
+    ``loss(params, x)`` gives the loss and the outputs, ``as_torch`` gradients under torch's names.
+    """
+    program = ahead_of_time(jax.jit(jax.value_and_grad(loss, has_aux=True)), params, x)
 
     def call() -> Any:
         return jax.block_until_ready(program.call(params, x))
+
+    def check() -> tuple[np.ndarray, Arrays]:
+        (_, y), grads = call()
+        return wide(y), as_torch(grads)
 
     return Session(call, 1, check, program.compile_s, lambda: program.memory_mib)
 
@@ -131,20 +150,18 @@ def session(
 
     x, targets = (jax.device_put(part[0]) for part in data(workload))
 
-    def check():
-        grads, y = jax.jit(jax.grad(loss, has_aux=True))(params, x, targets)
+    def all_as_torch(grads: Params) -> Arrays:
         found = as_torch({n: g for n, g in grads.items() if n not in head})
-        return wide(y), {**found, **arrays({n: grads[n] for n in head})}
+        return {**found, **arrays({n: grads[n] for n in head})}
 
     if workload.mode == "forward":
-        forward = ahead_of_time(jax.jit(outputs), params, x)
-
-        def call() -> Any:
-            return forward.call(params, x).block_until_ready()
-
-        return Session(call, 1, check, forward.compile_s, lambda: forward.memory_mib)
+        return outputs_alone(outputs, params, x)
     if workload.mode == "gradients":
-        return gradients(lambda params, x: loss(params, x, targets)[0], params, x, check)
+        return gradients(lambda params, x: loss(params, x, targets), params, x, all_as_torch)
+
+    def check() -> tuple[np.ndarray, Arrays]:
+        grads, y = jax.jit(jax.grad(loss, has_aux=True))(params, x, targets)
+        return wide(y), all_as_torch(grads)
 
     copies = jax.tree.map(jnp.array, params)
     box = [(copies, jax.jit(transform.init)(copies), jnp.int32(0))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import losses, recurrence
-from jaxrnn.bench import children
 from jaxrnn.bench.peers import Arrays, Session, UnsupportedError, in_jax
 from jaxrnn.bench.peers.in_jax import ahead_of_time
 from jaxrnn.bench.workloads import Workload, data, lengths, operand_dtype, parameters
@@ -25,9 +23,6 @@ from jaxrnn.models import Params, Skeleton, split
 from jaxrnn.models.char_lm import CharLM, generate
 from jaxrnn.models.forecaster import Forecaster
 from jaxrnn.train_step import TrainState, make_step, optimizer, steps_per_dispatch
-
-TRIAL_SECONDS = 180.0
-TRIAL_TOLERANCE = 1e-2
 
 
 class Bare(nnx.Module):
@@ -91,33 +86,6 @@ def by_name(backend: str, workload: Workload) -> Session:
 by_cudnn = functools.partial(by_name, "cudnn")
 
 
-def by_persistent(workload: Workload) -> Session:
-    """Ours, by the kernels whose blocks wait for each other: once they have ended elsewhere."""
-    if reason := recurrence.BACKENDS["persistent"].supports(spec(workload)):
-        raise UnsupportedError(reason)
-    if "refused" in (tried := trial()):
-        raise UnsupportedError(f"tried in another process: {tried['refused']}")
-    return by_name("persistent", workload)
-
-
-@functools.cache
-def trial() -> dict[str, Any]:
-    """What a small layer gives in a child: a kernel that waits for ever would never be ended."""
-    return children.call("jaxrnn.bench.peers.ours.try_persistent", seconds=TRIAL_SECONDS)
-
-
-def try_persistent() -> None:
-    """Print, as JSON, by how much outputs and gradients of a small layer differ from scan's."""
-    row = Workload("trial", "lstm", 64, 64, 512, 512, mode="gradients", precision="bfloat16")
-    checks = [session(row, backend=name).check for name in ("persistent", "scan")]
-    (y, grads), (other, others) = (check() for check in checks if check is not None)
-    pairs = [(y, other), *((grads[name], others[name]) for name in others)]
-    found = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-    if not found <= TRIAL_TOLERANCE:
-        raise ArithmeticError(f"it differs from scan by {found:.2g} of the largest value")
-    print(json.dumps({"difference": found}))
-
-
 def reference(workload: Workload) -> Session:
     """In float64, by the backend 'reference': to be compared with, not to be timed."""
 
@@ -171,6 +139,10 @@ def session(workload: Workload, **options: Any) -> Session:
     def outputs(params, x):
         return skeleton.merge(params)(x, lengths=valid)[0]
 
+    def loss_and_outputs(params, x):
+        y = outputs(params, x)
+        return loss_of(workload, y, targets), y
+
     def check():
         return results_of(workload, skeleton, params, x, targets)
 
@@ -188,16 +160,9 @@ def session(workload: Workload, **options: Any) -> Session:
             times.append(time.perf_counter() - started)
         return Session(write, workload.num_steps, check, max(times[0] - times[1], 0.0))
     if workload.mode == "forward":
-        forward = ahead_of_time(jax.jit(outputs), params, x)
-
-        def call() -> Any:
-            return forward.call(params, x).block_until_ready()
-
-        return Session(call, 1, check, forward.compile_s, lambda: forward.memory_mib)
+        return in_jax.outputs_alone(outputs, params, x)
     if workload.mode == "gradients":
-        return in_jax.gradients(
-            lambda params, x: loss_of(workload, outputs(params, x), targets), params, x, check
-        )
+        return in_jax.gradients(loss_and_outputs, params, x, in_jax.arrays)
 
     config = CharConfig(
         batch_size=workload.batch_size,

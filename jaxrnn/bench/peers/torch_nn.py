@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +25,8 @@ WRITTEN = 100  # symbols a call: a text's cost is that of a symbol, times their 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def device(workload: Workload) -> torch.device:
-    """Where JAX computes too; with as many threads and the same precision.
+def device() -> torch.device:
+    """Where JAX computes too, with as many threads.
 
     Raises UnsupportedError where torch has no such device.
     """
@@ -35,8 +36,6 @@ def device(workload: Workload) -> torch.device:
         return torch.device("cpu")
     if platform != "gpu" or not torch.cuda.is_available():
         raise UnsupportedError(f"torch sees no {platform.upper()} here")
-    torch.backends.cuda.matmul.allow_tf32 = workload.precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = workload.precision == "tf32"
     return torch.device("cuda")
 
 
@@ -100,15 +99,53 @@ def as_array(tensor: torch.Tensor | None) -> np.ndarray:
 
 def eager(workload: Workload) -> Session:
     """torch.nn as it is."""
-    place = device(workload)
+    place = device()
     return session(workload, layers_of(workload).to(place), gradients, place)
+
+
+def on_device(
+    workload: Workload, place: torch.device, own: list[torch.Tensor], session: Session
+) -> Session:
+    """The same, of a CUDA device with TF32 as the workload says and the peak of the first call.
+
+    Both belong to the process, and several sessions of torch take turns. ``own``: what the session
+    holds before its first call.
+    """
+    if place.type != "cuda":
+        return session
+    peak: list[float] = []
+
+    def call() -> Any:
+        use_tf32(workload.precision == "tf32")
+        if peak:
+            return session.call()
+        others = torch.cuda.memory_allocated() - sum(tensor.nbytes for tensor in own)
+        torch.cuda.reset_peak_memory_stats()
+        found = session.call()
+        peak.append((torch.cuda.max_memory_allocated() - others) / 2**20)
+        return found
+
+    def check() -> Any:
+        use_tf32(workload.precision == "tf32")
+        assert session.check is not None
+        return session.check()
+
+    return dataclasses.replace(
+        session, call=call, check=check, peak_memory_mib=lambda: peak[0] if peak else None
+    )
+
+
+def use_tf32(allowed: bool) -> None:
+    """In products of float32, cuDNN's too."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def compiled(workload: Workload) -> Session:
     """Through ``torch.compile(fullgraph=True)``, its experimental tracing of nn.LSTM allowed."""
     if workload.mode == "generate":
         raise UnsupportedError("the lesson's loop is no graph")
-    place = device(workload)
+    place = device()
     torch._dynamo.config.allow_rnn = True
     made = session(workload, layers_of(workload).to(place), gradients, place, torch.compile)
     times = []
@@ -154,10 +191,6 @@ def session(
             y, state = compiled_net(x, state)
         return y.float() if y.dtype == torch.bfloat16 and half is None else y, state
 
-    held = 0  # by other models on the device
-    if place.type == "cuda":
-        held = torch.cuda.memory_allocated() - sum(p.nbytes for p in net.parameters())
-
     def first_state(batch_size: int) -> Any:
         size = (workload.num_layers, batch_size)
         h = torch.zeros(*size, workload.width, device=place, dtype=half)
@@ -197,13 +230,10 @@ def session(
         net.train(workload.mode in ("train", "gradients"))
         return as_array(y), grads
 
-    def peak() -> float | None:
-        if place.type != "cuda":
-            return None
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
+    def made(call: Callable[[], Any], steps_per_call: int = 1) -> Session:
+        own = [*net.parameters(), x, targets, *(zeros if lstm else [zeros])]
+        return on_device(workload, place, own, Session(call, steps_per_call, check))
 
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     if workload.mode == "generate":
         net.eval()
         count = min(WRITTEN, workload.num_steps)
@@ -219,7 +249,7 @@ def session(
                 written.append(symbol)
             return written
 
-        return Session(write, count, check, peak_memory_mib=peak)
+        return made(write, count)
     if workload.mode == "forward":
         net.eval()
 
@@ -230,7 +260,7 @@ def session(
                 torch.cuda.synchronize()
             return y
 
-        return Session(forward, 1, check, peak_memory_mib=peak)
+        return made(forward)
 
     net.train()
     if workload.mode == "gradients":
@@ -242,7 +272,7 @@ def session(
             if place.type == "cuda":
                 torch.cuda.synchronize()
 
-        return Session(backward, 1, check, peak_memory_mib=peak)
+        return made(backward)
     adam = torch.optim.Adam(net.parameters(), lr=workload.lr)
     box: list[Any] = [zeros]
 
@@ -257,4 +287,4 @@ def session(
         adam.step()
         return loss.item()  # waits for all that was queued before
 
-    return Session(train, 1, check, peak_memory_mib=peak)
+    return made(train)

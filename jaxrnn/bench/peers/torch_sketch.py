@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_value_
 
 from jaxrnn.bench.peers import Session
 from jaxrnn.bench.peers.ours_sketch import KL_WEIGHT, noise
-from jaxrnn.bench.peers.torch_nn import as_array, device
+from jaxrnn.bench.peers.torch_nn import as_array, device, on_device
 from jaxrnn.bench.workloads import Drawing, data, parameters
 
 
@@ -65,7 +65,7 @@ def reconstruction(outputs: Tensor, points: Tensor) -> Tensor:
 
 def session(drawing: Drawing) -> Session:
     """Eager, with Adam and clipping of each element."""
-    place = device(drawing)
+    place = device()
     net = Net(drawing)
     net.load_state_dict({n: torch.from_numpy(array) for n, array in parameters(drawing).items()})
     net = net.to(place)
@@ -96,4 +96,5 @@ def session(drawing: Drawing) -> Session:
         adam.step()
         return loss.item()
 
-    return Session(train, 1, check)
+    own = [*net.parameters(), strokes]
+    return on_device(drawing, place, own, Session(train, 1, check))
