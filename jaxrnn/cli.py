@@ -115,6 +115,9 @@ def check_flags(options: Any, checks: dict[str, tuple[bool, str]]) -> None:
 
 def parse(options: Any, **arguments: Any) -> Any:
     """``tyro.cli``, whose complaints become an InputError of one line."""
+    for word in arguments.get("args") or ():
+        if "\0" in word:
+            raise InputError(f"an argument is {word!r}, expected one without a NUL character")
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):

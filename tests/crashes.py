@@ -61,6 +61,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
 
 
+NAMED = {"config.toml", "run.json", "loss.png"}  # files that hold the run's name
+
+
 class Ended(NamedTuple):
     code: int
     stdout: str
@@ -119,3 +122,6 @@ def check_same(whole: Path, cut: Path, num_steps: int) -> None:
     assert steps == sorted(set(steps))
     assert steps[-1] == num_steps == saved_step(cut)
     assert {path.name for path in cut.iterdir()} == {path.name for path in whole.iterdir()}
+    for path in cut.iterdir():  # drawings, samples, errors on the test part, pictures of forecasts
+        if path.is_file() and path.name not in NAMED | {"metrics.jsonl"}:
+            assert path.read_bytes() == (whole / path.name).read_bytes(), path.name

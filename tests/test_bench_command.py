@@ -231,7 +231,7 @@ def test_a_peer_that_computes_something_else_is_left_out_and_an_error(tiny, monk
         (["--suite", "nosuch"], "nosuch"),
         (["--suite", "lesson", "--peers", "nosuch"], "nosuch"),
         (["--json", "{folder}/missing/a.jsonl"], "can't write --json"),
-        (["--json", "{folder}"], "can't write --json"),
+        (["--json", "{folder}"], "a directory, expected a file"),
         (["--plot", "{folder}/missing/a.png"], "can't write --plot"),
         (["--plot", "{folder}/a.xyz"], "expected a name in .png, .svg, .pdf"),
     ],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jaxrnn.cli import check_outputs
 from jaxrnn.errors import InputError
 
 
 def check_writable(flag: str, path: Path) -> None:
     """Now rather than after minutes of timing. Raises InputError."""
+    check_outputs(**{flag: str(path)})
     existed = os.path.lexists(path)  # a link to what does not exist yet stays a link
     try:
         with path.open("ab"):
