@@ -9,7 +9,7 @@ import itertools
 import shutil
 import socket
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -142,7 +142,7 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def at_work(made, tmp_path, monkeypatch) -> Path:
+def at_work(made, tmp_path, monkeypatch) -> Iterator[Path]:
     """A copy of it, in which nothing is served and nothing timed."""
     folder = tmp_path / "work"
     shutil.copytree(made, folder)
