@@ -10,7 +10,7 @@ import pytest
 from bench_cases import LSTM
 
 from jaxrnn.bench import ceilings, results, timing
-from jaxrnn.bench.peers import Session
+from jaxrnn.bench.peers import Session, UnsupportedError
 from jaxrnn.bench.workloads import SUITES, Goal, Workload, quick
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
@@ -211,6 +211,8 @@ def test_torch_takes_part_in_its_other_precisions(monkeypatch, reference_is):
         ("flax", "bfloat16"),
     ]
     assert rows[2]["ratio"] > 0
+    assert rows[2]["workload"]["precision"] == "float16"
+    assert (rows[1]["share"] > 0, rows[2]["share"]) == (True, None)
     assert rows[3]["skipped"].startswith("torch-tf32 on tiny: the output differs")
 
 
@@ -222,10 +224,7 @@ def test_goals_are_of_the_fastest_of_ours_or_of_one(monkeypatch, known_ceilings)
         *(timing, "in_turns"),
         lambda calls, rounds, least_s: {name: np.full(3, seconds[name]) for name in calls},
     )
-    goals = (
-        *(Goal("flax", 2.0, by="jaxrnn"), Goal("jaxrnn", 4.0, by="jaxrnn-kernel")),
-        *(Goal("keras", 1.0), Goal("torch", 9.0, by="jaxrnn-cudnn")),
-    )
+    goals = (*(Goal("flax", 2.0, by="jaxrnn"), Goal("jaxrnn", 4.0, by="jaxrnn-kernel")),)
     row = replace(LSTM, goal=2.0, more_goals=goals)
     ours, theirs, kernel, flax = results.run_workload(
         row, ["torch", "jaxrnn-kernel", "flax"], 3, 1.0
@@ -244,10 +243,50 @@ def test_goals_are_of_the_fastest_of_ours_or_of_one(monkeypatch, known_ceilings)
     assert ours["us_a_time_step"] == pytest.approx(4e6 / LSTM.num_steps)
 
 
+def test_a_goal_that_can_not_be_judged_is_said(monkeypatch, known_ceilings):
+    def starting(name, workload):
+        if name == "flax":
+            raise UnsupportedError("it has no such cell")
+        if name == "jaxrnn-kernel":
+            raise RuntimeError("no such device")
+        return fake()
+
+    monkeypatch.setattr(results, "start", starting)
+    goals = (Goal("flax", 2.5), Goal("jaxrnn", 6.0, by="jaxrnn-kernel"), Goal("keras", 1.0))
+    found = {}
+    for goal, peer in zip(goals, ("flax", "jaxrnn", "jaxrnn"), strict=True):
+        row = replace(LSTM, more_goals=(goal,))
+        rows = results.run_workload(row, ["torch", "flax", "jaxrnn-kernel"], 2, 0.0)
+        found = {row["peer"]: row for row in rows}
+        reason = f"{goal.by or goal.peer} was not timed"
+        assert (found[peer]["goal_met"], found[peer]["goal_reason"]) == (None, reason)
+    # A backend of ours that fails is what the run is for: an error, unlike a peer's.
+    assert found["jaxrnn-kernel"]["error"]
+    assert "error" not in found["flax"]
+
+
+def test_ceilings_or_a_reference_that_fail_cost_no_run(monkeypatch, reference_is):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    row = replace(LSTM, exact=True, mode="gradients")
+    monkeypatch.setattr(results, "start", lambda name, workload: fake())
+    reference_is(fake())
+    monkeypatch.setattr(ceilings, "floor_s", fail)
+    ours, theirs = results.run_workload(row, ["torch"], 2, 0.0)
+    assert (ours["floor_ms"], ours["share"]) == (None, None)
+    assert theirs["ratio"] > 0
+    assert theirs["ceilings"] == {"error": "it failed with RuntimeError: out of memory"}
+    reference_is(replace(fake(), check=fail))
+    (ours,) = results.run_workload(row, ["torch"], 2, 0.0)
+    assert (ours["error"], ours["skipped"]) == (True, "it failed with RuntimeError: out of memory")
+
+
 def test_rows_for_gpus_are_the_shapes_and_goals_of_the_table():
     rows = {row.name: row for row in SUITES["gpu"]}
     assert len(rows) == len(SUITES["gpu"]) == 33
     goals = {name: row.goals for name, row in rows.items() if row.goals}
+    assert list(rows)[: len(goals)] == list(goals)  # what a cut would leave
     torch, half = Goal("torch", 2.0), Goal("torch-float16", 1.0)
     assert goals == {
         "lstm-T512-B64-H512-gradients-bfloat16": (torch, half, Goal("flax", 2.5, "jaxrnn")),
@@ -256,17 +295,15 @@ def test_rows_for_gpus_are_the_shapes_and_goals_of_the_table():
         "lesson-char-rnn-bfloat16": (Goal("torch", 1.5),),
         "lesson-char-rnn-tf32": (Goal("torch", 1.5),),
     }
-    assert set(list(rows)[:13]) > set(goals)  # what a cut would leave
-    assert all(row.exact for name, row in rows.items() if not name.startswith("lesson-char-rnn"))
+    assert all(row.exact for row in rows.values())
     row = rows["gru-T512-B64-H1024-gradients-bfloat16"]
     assert (row.num_steps, row.batch_size, row.hidden_size, row.cell) == (512, 64, 1024, "gru")
     every = {(r.cell, r.num_steps, r.hidden_size, r.mode) for r in rows.values()}
     sizes = [(1024, 768), (512, 512), (512, 1024), (100, 512), (256, 1024)]
     modes = ("forward", "gradients")
     assert every >= {(cell, *s, mode) for cell in ("lstm", "gru") for s in sizes for mode in modes}
-    # All of one shape stand together: what they are compared with is computed once.
-    exact = [row for row in rows.values() if row.exact]
-    shared = [repr(replace(row, **results.NOT_COMPARED)) for row in exact]
+    # But for those, all of one shape stand together: what they are compared with is computed once.
+    shared = [repr(results.compared(row)) for row in rows.values() if not row.goals]
     assert len(list(itertools.groupby(shared))) == len(set(shared)) == 12
 
 

@@ -99,7 +99,11 @@ def test_rows_that_are_compared_in_float64_say_more():
     ratio = {"ratio": 0.138, "ratio_low": 0.1, "ratio_high": 0.2}
     rows = [
         row_of("jaxrnn", 0.2, row, **more, **judged, same_bits=True),
-        row_of("torch-float16", 0.3, row, **{**more, "us_a_time_step": 60.0}, **ratio),
+        row_of(
+            *("torch-float16", 0.3, row),
+            **{**more, "us_a_time_step": 60.0, "share": None, "floor_ms": None, "ceilings": None},
+            **ratio,
+        ),
         row_of(
             "jaxrnn-kernel", 0.02, row, **{**more, "difference": 0.007}, same_bits=False, **ratio
         ),
@@ -117,7 +121,17 @@ def test_rows_that_are_compared_in_float64_say_more():
     assert "from float64: jaxrnn in bfloat16, 0.002 to 0.004 of a tensor's largest value" in lines
     assert "from float64: torch-float16, 0.004 to 0.004 of a tensor's largest value" in lines
     assert "not the same bits a second time: jaxrnn-kernel of tiny" in lines
-    assert "goal of tiny: jaxrnn over jaxrnn-kernel 7.25, 6 met" in lines
+    assert "goal of tiny, 6: jaxrnn over jaxrnn-kernel 7.25, met" in lines
+    judged = {
+        "goal": 2.5,
+        "goal_met": None,
+        "goal_by": "jaxrnn",
+        "goal_reason": "flax was not timed",
+    }
+    rows = [{"workload": {**vars(row), "name": "x"}, "peer": "flax", "skipped": "why", **judged}]
+    out.truncate(0)
+    report.footer(console, rows, ABOUT)
+    assert "goal of x, 2.5: not judged, flax was not timed" in out.getvalue()
 
 
 def test_the_plot_has_a_dot_for_each_peer(tmp_path, monkeypatch):
@@ -281,7 +295,7 @@ def test_rows_are_chosen_by_name_and_begun_while_there_is_time(tiny, monkeypatch
     ran.clear()
     assert command.run_command(["--suite", "lesson", "--rows", "*-1", "--minutes", "0.1"]) == 0
     assert ran == ["gru-1"]
-    assert "left out, 0.1 minutes were over: lstm-1" in capsys.readouterr().out
+    assert "left out: jaxrnn of lstm-1: 0.1 minutes were over" in capsys.readouterr().out
     said = message(command.run_command, ["--suite", "lesson", "--rows", "rnn*"])
     assert said == "--rows is 'rnn*', expected some of gru-1, gru-2, lstm-1"
     for wrong in ("-1", "inf", "nan"):

@@ -1,8 +1,8 @@
 """Each library's adapter computes what ours does, or says what it can't."""
 
 import dataclasses
+import io
 import json
-import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -15,7 +15,7 @@ import torch
 from bench_cases import LSTM, ROWS
 
 from jaxrnn import recurrence
-from jaxrnn.bench import children, peers, results
+from jaxrnn.bench import peers, results
 from jaxrnn.bench.peers import (
     Session,
     UnsupportedError,
@@ -26,7 +26,7 @@ from jaxrnn.bench.peers import (
     start,
     torch_nn,
 )
-from jaxrnn.bench.workloads import Workload, data, parameters
+from jaxrnn.bench.workloads import Goal, Workload, data, parameters
 
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
 
@@ -142,75 +142,90 @@ def test_ours_by_name_says_what_it_lacks(monkeypatch):
         start("jaxrnn-kernel", LSTM)
 
 
-def test_our_kernels_are_tried_in_a_child_first(monkeypatch):
+@pytest.fixture
+def kernel_row(monkeypatch) -> Workload:
+    """That the kernels can do, where scan stands for them."""
+    scan = dataclasses.replace(recurrence.BACKENDS["scan"], name="persistent")
+    monkeypatch.setitem(recurrence.BACKENDS, "persistent", scan)
+    return replace(LSTM, precision="bfloat16", hidden_size=64, mode="gradients")
+
+
+def test_our_kernels_are_tried_in_a_child_first(kernel_row, monkeypatch):
+    log = []
+
+    class FakeChild:
+        answers = iter(["", EOFError("Aborted"), "it failed with X: y", "", TimeoutError("late")])
+
+        def __init__(self):
+            log.append("begun")
+
+        def run(self, workload):
+            log.append(workload.name)
+            answer = next(self.answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        def end(self):
+            log.append("ended")
+
+    monkeypatch.setattr(ours_persistent, "Child", FakeChild)
+    monkeypatch.setattr(ours_persistent, "TRIALS", ours_persistent.Trials())
+    rows = [replace(kernel_row, name=name) for name in "abcdefg"]
+    said = []
+    for row in rows:
+        try:
+            session = start("jaxrnn-kernel", row)
+            said.append(session.check is not None)
+        except ours_persistent.TrialError as error:
+            said.append(str(error))
+    assert said == [
+        *(True, "in another process it failed with Aborted"),
+        *("in another process it failed with X: y", True, "in another process late"),
+        *["in another process e did not end"] * 2,
+    ]
+    # One that has failed is followed by another, one that does not end is the last.
+    assert log == ["begun", "a", "b", "ended", "begun", "c", "d", "e", "ended"]
+
+
+def test_a_child_runs_rows_and_may_fail_or_not_end(monkeypatch):
+    child = ours_persistent.Child()
     row = replace(LSTM, precision="bfloat16", hidden_size=64, mode="gradients")
-    supported = dataclasses.replace(recurrence.BACKENDS["scan"], name="persistent")
-    monkeypatch.setitem(recurrence.BACKENDS, "persistent", supported)
-    wanted, tries = ours_persistent.layers_of(row), []
-    others = (replace(row, cell="gru"), replace(row, cell="rnn"))
-    monkeypatch.setattr(ours_persistent, "SUITES", {"gpu": (row, *others)})
-
-    def lines(function, *layers, seconds):
-        tries.append((function.rpartition(".")[2], layers, seconds))
-        if layers[0] == wanted:
-            return [], "it did not end within 40 s"
-        said = {"refused": "it differs"} if layers[0].startswith("gru") else {"refused": ""}
-        return [json.dumps({"layers": name, **said}) for name in layers], ""
-
-    monkeypatch.setattr(children, "lines", lines)
-    ours_persistent.trials.cache_clear()
-    for _ in range(2):
-        with pytest.raises(UnsupportedError, match="another process: it did not end within 40 s"):
-            start("jaxrnn-kernel", row)
-    every = tuple(f"{cell} 3 64 1 0 bfloat16" for cell in ("lstm", "gru", "rnn"))
-    assert every[0] == wanted
-    # The child that was ended is followed by another, behind what ended it.
-    assert tries == [("try_them", every, 180), ("try_them", every[1:], 140)]
-    with pytest.raises(UnsupportedError, match="it differs"):
-        start("jaxrnn-kernel", replace(row, cell="gru"))
-    wanted = ""
-    ours_persistent.trials.cache_clear()
-    assert start("jaxrnn-kernel", row).check is not None
-    ours_persistent.trials.cache_clear()
+    expected = "it failed with UnsupportedError: it needs an NVIDIA GPU, the device is a CPU"
+    goals = replace(row, more_goals=(Goal("torch", 1.0),), torch_in=("float32",))
+    assert [child.run(row), child.run(goals)] == [expected] * 2
+    monkeypatch.setattr(ours_persistent, "TRIAL_SECONDS", 0.0)
+    with pytest.raises(TimeoutError, match="it did not end within 0 s"):
+        child.run(row)
+    monkeypatch.setattr(ours_persistent, "TRIAL_SECONDS", 60.0)
+    assert child._next(60.0) == {"refused": expected}
+    child.process.kill()
+    child.process.wait()
+    with pytest.raises(EOFError, match="exit code -9"):
+        child.run(row)
+    child.end()
+    assert child.errors.closed
 
 
-def test_the_trial_compares_with_scan(monkeypatch, capsys):
-    monkeypatch.setitem(recurrence.BACKENDS, "persistent", recurrence.BACKENDS["scan"])
-    every = ["lstm 2 4 1 0 bfloat16", "gru 2 4 2 1 float16"]
-    assert [ours_persistent.layers_of(ours_persistent.short(name)) for name in every] == every
-    assert (
-        ours_persistent.short(every[1]).max_length
-        == ours_persistent.short(every[1]).num_steps
-        == 16
-    )
-    monkeypatch.setattr(sys, "argv", ["-c", *every])
+def test_what_a_child_runs_is_the_row(kernel_row, monkeypatch, capsys):
+    calls = []
+    made = Session(lambda: calls.append("call"), check=lambda: calls.append("check"))  # type: ignore[arg-type,func-returns-value]
 
-    def said():
-        ours_persistent.try_them()
-        lines = map(json.loads, capsys.readouterr().out.splitlines())
-        return {line["layers"]: line["refused"] for line in lines}
+    def by_name(backend, workload):
+        calls.append((backend, workload))
+        if workload.cell == "gru":
+            raise ArithmeticError("no\nsuch row")
+        return made
 
-    assert said() == dict.fromkeys(every, "")
-    monkeypatch.setattr(ours_persistent, "TRIAL_TOLERANCE", -1.0)
-    assert said() == dict.fromkeys(every, "it differs from scan by 0 of the largest value")
-    monkeypatch.setattr(ours, "session", lambda *_, **__: 1 / 0)
-    assert said() == dict.fromkeys(every, "ZeroDivisionError: division by zero")
-
-
-def test_a_trial_that_waits_for_ever_is_given_up():
-    code = (
-        "import sys, time\n"
-        "from jaxrnn.bench.peers import ours, ours_persistent\n"
-        "ours_persistent.TRIAL_SECONDS = 0.5\n"
-        "ours.session = lambda *_, **__: time.sleep(60)\n"
-        "sys.argv = ['-c', 'lstm 2 4 1 0 bfloat16']\n"
-        "ours_persistent.try_them()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50
-    )
-    assert done.returncode == 1
-    assert (done.stdout, done.stderr) == ("", "it did not end within 0.5 s\n")
+    monkeypatch.setattr(ours, "by_name", by_name)
+    rows = [kernel_row, replace(kernel_row, cell="gru")]
+    plain = [dataclasses.asdict(row) for row in rows]
+    lines = [json.dumps({k: v for k, v in d.items() if type(v) is not tuple}) + "\n" for d in plain]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
+    ours_persistent.serve()
+    said = [json.loads(line)["refused"] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["", "", "it failed with ArithmeticError: no such row"]
+    assert calls == [("persistent", rows[0]), "check", "call", ("persistent", rows[1])]
 
 
 @pytest.mark.parametrize("peer", ["flax", "keras", "equinox"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import char_config, train
 
 from jaxrnn.config_file import from_toml, to_toml
 from jaxrnn.train import find_config
@@ -54,6 +55,19 @@ def test_char_rnn_step_by_step_and_in_validation(compare, tmp_path, monkeypatch)
     assert len(ours) == 54
     np.testing.assert_allclose(ours, theirs, rtol=1e-11)
     assert lines[-1]["val_jaxrnn"] == pytest.approx(lines[-1]["val_torch"], rel=1e-11)
+
+
+def test_a_run_is_validated_as_the_lesson_does(compare, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog ate the hat; " * 30)
+    config = char_config(str(text), cell="lstm", num_layers=2, batches="lesson", dropout=0.5)
+    config = dataclasses.replace(config, run=str(tmp_path / "run"), epochs=2, dtype="float64")
+    run, outcome = train(config)
+    found = compare.validated(str(run.path), "")
+    assert found["jaxrnn"] == pytest.approx(found["torch"], rel=1e-11)
+    # The lesson leaves out what fills no batch, and begins each row anew.
+    assert found["jaxrnn"] == pytest.approx(outcome.metrics["val_nats"], rel=0.1)
+    assert found["jaxrnn"] != pytest.approx(outcome.metrics["val_nats"], rel=1e-6)
 
 
 def test_seeds_are_summed_up(compare):

@@ -3,6 +3,7 @@
     python docs/lesson/compare.py char --data anna.txt --epochs 2 --dropout 0
     python docs/lesson/compare.py char --data anna.txt --steps 20 --seeds 5
     python docs/lesson/compare.py sine
+    python docs/lesson/compare.py char --data anna.txt --run runs/lesson
 
 ``char`` is the preset ``lesson`` (see it for the options), ``sine`` the 75 steps of Simple_RNN.
 The torch side is a plain script: ``torch.nn``, ``clip_grad_norm_``, ``torch.optim.Adam``, a loop.
@@ -10,7 +11,8 @@ Both see the same batches in the same order. Without dropout the losses can diff
 alone; with it each side draws masks of its own, and only their distribution is the same: of several
 seeds the mean difference should be as large as its standard error.
 Validation is the lesson's: the last tenth in rows of the same batches, states from zeros, dropout
-off, the mean of the batches' losses. ``--json`` adds a line for every step to a file.
+off, the mean of the batches' losses. ``--run`` validates a run of the preset so, by its best
+checkpoint, on both sides. ``--json`` adds a line for every step to a file.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
@@ -59,6 +62,8 @@ class Options:
     """of the initial weights and of both sides' masks"""
     seeds: int = 1
     """how many, from --seed on, one after the other"""
+    run: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
+    """of the preset lesson: validate its best checkpoint as the lesson does, and train nothing"""
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """add lines of JSON here"""
 
@@ -150,12 +155,7 @@ class JaxTrainer:
         self.train_steps = make_step(task.loss, skeleton, config, total)
         self.state = place(state, state_shardings(state, device_mesh(config)))
 
-        @jax.jit
-        def loss_of(params, inputs, targets, carry):
-            return task.loss(eval_skeleton.merge(params), inputs, targets, carry, None, 0)
-
-        self.loss_of = loss_of
-        self.blank = jax.tree.map(np.zeros_like, jax.device_get(state.carry))
+        self.task, self.skeleton = task, eval_skeleton
 
     def step(self, number: int) -> float:
         """Train on the batch of a step; gives its loss."""
@@ -165,12 +165,23 @@ class JaxTrainer:
 
     def validate(self, batches: list[Any]) -> float:
         """As ``TorchTrainer.validate``."""
-        carry, losses = self.blank, []
-        params = jax.device_get(self.state.params)
-        for inputs, targets, _ in batches:
-            loss, carry = self.loss_of(params, inputs, targets, carry)
-            losses.append(float(loss))
-        return float(np.mean(losses))
+        return validate(self.task, self.skeleton, jax.device_get(self.state.params), batches)
+
+
+def validate(task: Any, skeleton: Any, params: Any, batches: list[Any]) -> float:
+    """As ``TorchTrainer.validate``, in jaxrnn."""
+
+    @jax.jit
+    def loss_of(params, inputs, targets, carry):
+        return task.loss(skeleton.merge(params), inputs, targets, carry, None, 0)
+
+    params = jax.tree.map(jnp.asarray, params)
+    carry = task.initial_carry(skeleton.merge(params), len(batches[0][0]))
+    losses = []
+    for inputs, targets, _ in batches:
+        loss, carry = loss_of(params, inputs, targets, carry)
+        losses.append(float(loss))
+    return float(np.mean(losses))
 
 
 def set_up(options: Options) -> tuple[Any, Any, Any, nn.Module, list[Any]]:
@@ -191,12 +202,17 @@ def set_up(options: Options) -> tuple[Any, Any, Any, nn.Module, list[Any]]:
         dtype=options.dtype,
     )
     task, data = TASKS["char"].load(config)
+    return config, task, data, *torch_side(task, data)
+
+
+def torch_side(task: Any, data: Any) -> tuple[TorchCharRNN, list[Any]]:
+    """The torch net of a character model, and the lesson's batches to validate on."""
+    config = task.config
     size = (config.hidden_size, config.num_layers, config.dropout)
-    net = TorchCharRNN(task.vocabulary.size, *size)
-    held_out = data.held_out
-    ids = np.append(held_out.inputs, held_out.targets[-1])
+    ids = np.append(data.held_out.inputs, data.held_out.targets[-1])
     val = lesson_targets(ids, config.batch_size, config.seq_len)
-    return config, task, data, net, [val.batch_at(k) for k in range(val.steps_per_epoch)]
+    batches = [val.batch_at(k) for k in range(val.steps_per_epoch)]
+    return TorchCharRNN(task.vocabulary.size, *size), batches
 
 
 def main() -> None:
@@ -206,10 +222,24 @@ def main() -> None:
     shards = rules.data_shards("cpu", cli.num_cores(), batch_size)
     cli.use_device("cpu", options.dtype, shards)
     torch.set_default_dtype(getattr(torch, options.dtype))
+    if options.run:
+        found = validated(options.run, options.data)
+        print(f"the lesson's validation: {', '.join(f'{k} {v:.4f}' for k, v in found.items())}")
+        return
     seeds = range(options.seed, options.seed + options.seeds)
     runs = [compare(dataclasses.replace(options, seed=seed)) for seed in seeds]
     if len(runs) > 1:
         print(summary(runs))
+
+
+def validated(path: str, data_file: str) -> dict[str, float]:
+    """The lesson's validation of a run's best checkpoint."""
+    task, skeleton, params, run = cli.open_model(path, "best", "cpu")
+    config = dataclasses.replace(run.config, data=data_file or run.config.data)
+    net, batches = torch_side(task, type(task).load(config, run.facts)[1])
+    theirs = TorchTrainer(net, params, run.config.lr, run.config.clip)
+    ours = validate(task, skeleton, params, batches)
+    return {"jaxrnn": ours, "torch": theirs.validate(as_long(batches))}
 
 
 def summary(runs: list[list[dict[str, Any]]]) -> str:

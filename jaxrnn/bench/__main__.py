@@ -106,7 +106,8 @@ def run_command(argv: list[str]) -> int:
         for workload in workloads:
             console.print(f"{workload.name}: {explain(workload)}", markup=False)
         return 0
-    chosen = {"suites": options.suite, "peers": options.peers, "device": options.device}
+    names = ("suite", "rows", "minutes", "peers", "device")
+    chosen = {name: getattr(options, name) for name in names}
     about = {**results.machine(), "quick": options.quick, "flags": chosen}
     peers = tuple(dict.fromkeys(options.peers)) or DEFAULT
     if options.peers and not any(map(installed, peers)):
@@ -114,23 +115,19 @@ def run_command(argv: list[str]) -> int:
             f"--peers {' '.join(peers)}: none is installed here, and no figure is shown without "
             "its peer; install one, or leave --peers out"
         )
-    rows, late = [], []
+    rows, deadline = [], started + 60 * options.minutes if options.minutes else math.inf
     report.header(console)
     for workload in workloads:
-        if options.minutes and rows and time.monotonic() > started + 60 * options.minutes:
-            late.append(workload.name)
-            continue
-        rounds, least_s = turns(workload, options.quick)
         shown = quick(workload) if options.quick else workload
-        found = results.run_workload(shown, peers, rounds, least_s)
-        report.block(console, found)
+        if rows and time.monotonic() > deadline:
+            found = results.left_out(shown, f"{options.minutes:g} minutes were over")
+        else:
+            found = results.run_workload(shown, peers, *turns(workload, options.quick))
+            report.block(console, found)
         rows += found
         if options.json:
             append(options.json, results.to_lines(found, about))
     report.footer(console, rows, about, {} if options.peers else ONLY_NAMED)
-    if late:
-        said = f"left out, {options.minutes:g} minutes were over: {', '.join(late)}"
-        console.print(said, markup=False)
     for row in rows:
         if row.get("error"):
             print(f"error: {row['skipped']}", file=sys.stderr)

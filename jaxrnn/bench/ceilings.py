@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrnn.bench.workloads import GATES, Precision, Workload, operand_dtype
 
@@ -47,8 +46,7 @@ def _of_device(known: dict[str, Any]) -> Any:
 
 
 def _random(rows: int, columns: int) -> jax.Array:
-    values = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
-    return jnp.asarray(values / columns**0.5)
+    return jax.random.normal(jax.random.key(0), (rows, columns), jnp.float32) / columns**0.5
 
 
 @functools.cache

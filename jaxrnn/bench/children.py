@@ -22,18 +22,10 @@ def call(
     Or ``refused``: what a child failed by, or that it took too long. Raises the child's own
     InputError.
     """
-    printed, refused = lines(function, *arguments, seconds=seconds, environment=environment)
-    return {"refused": refused} if refused else json.loads(printed[-1])
-
-
-def lines(
-    function: str, *arguments: object, seconds: float, environment: Mapping[str, str] | None = None
-) -> tuple[list[str], str]:
-    """All that it printed, until it failed or the time was over, and by what; "" where it ended."""
     module, _, name = function.rpartition(".")
     code = f"import sys, {module} as m; from jaxrnn.bench import children; "
     code += f"sys.exit(children.run(m.{name}))"
-    command = [sys.executable, "-u", "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     try:
         done = subprocess.run(
             command,
@@ -43,15 +35,14 @@ def lines(
             timeout=seconds,
             check=False,
         )
-    except subprocess.TimeoutExpired as late:
-        printed: Any = late.stdout or b""  # bytes, although text is asked for
-        return printed.decode().splitlines(), f"it did not end within {seconds:g} s"
+    except subprocess.TimeoutExpired:
+        return {"refused": f"it did not end within {seconds:g} s"}
     if done.returncode == 0:
-        return done.stdout.splitlines(), ""
+        return json.loads(done.stdout.splitlines()[-1])
     said = [text for text in done.stderr.splitlines() if text.strip()]
     if done.returncode == 2:
         raise InputError(said[-1].removeprefix("error: "))
-    return done.stdout.splitlines(), said[-1] if said else f"exit code {done.returncode}"
+    return {"refused": said[-1] if said else f"exit code {done.returncode}"}
 
 
 def run(main: Callable[[], int | None]) -> int:

@@ -77,12 +77,13 @@ def block(console: Console, rows: Rows) -> None:
         memory = row["peak_memory_mib"]
         cells = [f" {row['peer']}", figure(row["ms"])]
         cells.append(f"{(row['ms_high'] - row['ms_low']) / row['ms']:.0%}")
-        cells += [f"{row['share']:.0%}", figure(round(row["compile_s"], 1))]
+        cells.append("" if row["share"] is None else f"{row['share']:.0%}")
+        cells.append(figure(round(row["compile_s"], 1)))
         cells.append("" if memory is None else figure(memory))
         if "ratio" in row:
             cells.append(figure(row["ratio"]))
             cells.append(f"{figure(row['ratio_low'])}-{figure(row['ratio_high'])}")
-        if "goal_met" in row:
+        if row.get("goal_met") is not None:
             cells += [""] * (len(COLUMNS) - 1 - len(cells))  # of ours, which has no ratio
             cells.append(f"{row['goal']:g} {'met' if row['goal_met'] else 'missed'}")
         grid.add_row(*(Text(cell) for cell in cells))
@@ -90,8 +91,9 @@ def block(console: Console, rows: Rows) -> None:
     timed = [row for row in rows if "skipped" not in row]
     if workload["exact"] and timed:
         steps = [f"{row['peer']} {figure(row['us_a_time_step'])}" for row in timed]
-        floor = 1e3 * timed[0]["floor_ms"] / workload["num_steps"]
-        said = f"us a time step: floor {figure(floor)}, {', '.join(steps)}"
+        if timed[0]["floor_ms"] is not None:
+            steps.insert(0, f"floor {figure(1e3 * timed[0]['floor_ms'] / workload['num_steps'])}")
+        said = f"us a time step: {', '.join(steps)}"
         console.print(textwrap.fill(said, 79, initial_indent=" ", subsequent_indent="   "))
 
 
@@ -117,7 +119,8 @@ def footer(
         f"{', '.join(named)}, {about['date']};\nfloat32 where a row says nothing else",
         markup=False,
     )
-    limits = [row["ceilings"] for row in rows if "ceilings" in row]
+    limits = [row["ceilings"] for row in rows if row.get("ceilings")]
+    limits = [limit for limit in limits if "error" not in limit]
     if limits:
         rates = [limit["matmul_gflop_per_s"] for limit in limits]
         reads = [limit["read_gb_per_s"] for limit in limits]
@@ -166,13 +169,17 @@ def of_float64(rows: Rows) -> list[str]:
 
 
 def goals_by_others(rows: Rows) -> list[str]:
-    """Goals that are not of a peer's time over ours, which the table shows."""
-    return [
-        f"goal of {row['workload']['name']}: {row['peer']} over {row['goal_by']} "
-        f"{figure(row['goal_ratio'])}, {row['goal']:g} {'met' if row['goal_met'] else 'missed'}"
-        for row in rows
-        if row.get("goal_by", OURS) != OURS
-    ]
+    """Goals that are not of a peer's time over ours, which the table shows, or were not judged."""
+    lines = []
+    for row in rows:
+        what = f"goal of {row['workload']['name']}, {row.get('goal', 0):g}"
+        if row.get("goal_reason"):
+            lines.append(f"{what}: not judged, {row['goal_reason']}")
+        elif row.get("goal_by", OURS) != OURS:
+            met = "met" if row["goal_met"] else "missed"
+            ratio = figure(row["goal_ratio"])
+            lines.append(f"{what}: {row['peer']} over {row['goal_by']} {ratio}, {met}")
+    return lines
 
 
 def is_busy(about: dict[str, Any]) -> bool:

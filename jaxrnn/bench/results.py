@@ -11,9 +11,10 @@ median), ``compile_s``, ``peak_memory_mib`` (null where nobody counts it), ``dif
 largest from ours, or from the reference in float64 where the workload is ``exact``, relative to
 each tensor's largest), ``ceilings``; and a peer's ``ratio``,
 ``ratio_low``, ``ratio_high`` (its time over ours, turn by turn: above 1, ours is faster), and
-where there is a goal ``goal``, ``goal_met``, ``goal_ratio`` and ``goal_by``, whose time of ours it
-is. Who computes something else is skipped too, and an ``error``; so is a row where ours fails. Ours
-of an exact row has ``same_bits``: whether all of it was the same a second time.
+where there is a goal ``goal``, ``goal_met`` (null where it can't be judged), ``goal_ratio`` and
+``goal_by``, whose time of ours it is. Who computes something else is skipped too, and an ``error``;
+so is what fails of ours. Ours of an exact row has ``same_bits``: whether all of it was the same a
+second time. Of torch in another precision than the row's there is no floor.
 """
 
 from __future__ import annotations
@@ -142,10 +143,13 @@ def run_workload(
 
 
 def _run_workload(workload, peers, rounds, least_s):
-    sessions, rows = {}, {}
-    basis = expected(workload) if workload.exact else None
+    sessions, rows, workloads = {}, {}, {}
+    basis = None
     for name, peer, own in _takers(workload, peers):
+        workloads[name] = own
         try:
+            if name == OURS and workload.exact:
+                basis = expected(workload)
             session = start(peer, own)
             rows[name] = _checked(name, own, basis, session) if basis else {}
         except UnsupportedError as reason:
@@ -153,7 +157,7 @@ def _run_workload(workload, peers, rounds, least_s):
         except Exception as error:
             differs = isinstance(error, DisagreementError)
             rows[name] = {"skipped": str(error) if differs else _reason(error)}
-            rows[name] |= {"error": True} if differs or name == OURS else {}
+            rows[name] |= {"error": True} if differs or _is_ours(name) else {}
         else:
             sessions[name] = session
             basis = basis or session
@@ -167,7 +171,7 @@ def _run_workload(workload, peers, rounds, least_s):
             break
         except timing.CallError as error:
             rows[error.name] = {"skipped": _reason(error.__cause__ or error)}
-            rows[error.name] |= {"error": True} if error.name == OURS else {}
+            rows[error.name] |= {"error": True} if _is_ours(error.name) else {}
             del sessions[error.name]
     if times:
         _add_figures(rows, workload, sessions, times, rounds)
@@ -176,8 +180,15 @@ def _run_workload(workload, peers, rounds, least_s):
     else:
         for name in sessions:
             rows[name] = {"skipped": f"no {OURS} was timed beside it"}
-    about = describe(workload)
-    return [{"workload": about, "peer": name, **row} for name, row in rows.items()]
+    _judge_goals(rows, workload, times, sessions)
+    return [
+        {"workload": describe(workloads[name]), "peer": name, **row} for name, row in rows.items()
+    ]
+
+
+def left_out(workload: Workload, reason: str) -> list[dict[str, Any]]:
+    """The row of a workload that was not begun."""
+    return [{"workload": describe(workload), "peer": OURS, "skipped": reason}]
 
 
 def _takers(workload: Workload, peers: Sequence[str]) -> Iterator[tuple[str, str, Workload]]:
@@ -189,17 +200,17 @@ def _takers(workload: Workload, peers: Sequence[str]) -> Iterator[tuple[str, str
             yield f"torch-{precision}", name, dataclasses.replace(workload, precision=precision)
 
 
-NOT_COMPARED = {
-    **{"name": "", "mode": "gradients", "precision": "float32", "torch_in": ()},
-    **{"goal": 0.0, "more_goals": ()},
-}
-"""In what else rows may differ that have one reference."""
-
-
 def expected(workload: Workload) -> Session:
     """The reference in float64, of the same layers computed once; forward, its outputs alone."""
-    y, grads = _expected(dataclasses.replace(workload, **NOT_COMPARED))
+    y, grads = _expected(compared(workload))
     return Session(lambda: None, check=lambda: (y, {} if workload.mode == "forward" else grads))
+
+
+def compared(workload: Workload) -> Workload:
+    """The same for all rows that have one reference."""
+    mode = "gradients" if workload.mode == "forward" else workload.mode
+    what: Any = {"name": "", "mode": mode, "precision": "float32", "torch_in": ()}
+    return dataclasses.replace(workload, **what, goal=0.0, more_goals=())
 
 
 @functools.lru_cache(maxsize=1)  # of large layers it is gigabytes
@@ -244,18 +255,24 @@ def _repeats(session: Session) -> bool:
 def _add_figures(rows, workload, sessions, times, rounds):
     """What the times of all turns say of each that was timed."""
     per_step = {name: times[name] / session.steps_per_call for name, session in sessions.items()}
-    floor, limits = ceilings.floor_s(workload), ceilings.describe(workload)
+    try:
+        floor, limits = ceilings.floor_s(workload), ceilings.describe(workload)
+    except Exception as error:  # as where memory has no room for them
+        floor, limits = None, {"error": _reason(error)}
     for name, session in sessions.items():
         own = timing.spread(per_step[name])
+        is_other = name.startswith("torch-") and name.removeprefix("torch-") in workload.torch_in
+        least = None if is_other else floor
         rows[name] |= {
             **{"ms": 1e3 * own.median, "ms_low": 1e3 * own.low, "ms_high": 1e3 * own.high},
-            **{"floor_ms": 1e3 * floor, "share": floor / own.median},
+            "floor_ms": None if least is None else 1e3 * least,
+            "share": None if least is None else least / own.median,
             "steps_per_call": session.steps_per_call,
             "rounds": rounds,
             "us_a_time_step": 1e6 * own.median / workload.num_steps,
             "compile_s": session.compile_s,
             "peak_memory_mib": session.peak_memory_mib(),
-            "ceilings": limits,
+            "ceilings": None if is_other else limits,
         }
         if name != OURS:
             ratio = timing.spread(per_step[name] / per_step[OURS])
@@ -264,15 +281,23 @@ def _add_figures(rows, workload, sessions, times, rounds):
                 "ratio_low": ratio.low,
                 "ratio_high": ratio.high,
             }
+
+
+def _judge_goals(rows, workload, times, sessions):
+    """By the times of all turns; a goal that can't be judged is said to be none that was met."""
+    per_step = {name: times[name] / sessions[name].steps_per_call for name in times}
     # Of our backends that no rule takes yet the fastest counts, where it takes part.
-    own = {n: np.median(per_step[n]) for n in sessions if _is_ours(n)}
-    fastest = min(own, key=lambda n: own[n])
+    own = {name: np.median(found) for name, found in per_step.items() if _is_ours(name)}
     for goal in workload.goals:
-        by = goal.by or fastest
-        if goal.peer in sessions and by in sessions:
+        by = goal.by or min(own, key=lambda name: own[name], default=OURS)
+        row = rows.get(goal.peer, rows[OURS])
+        if goal.peer in per_step and by in per_step:
             ratio = timing.spread(per_step[goal.peer] / per_step[by]).median
-            judged = {"goal": goal.least, "goal_met": ratio >= goal.least}
-            rows[goal.peer] |= {**judged, "goal_by": by, "goal_ratio": ratio}
+            found = {"goal_met": ratio >= goal.least, "goal_ratio": ratio}
+        else:
+            missing = goal.peer if goal.peer not in per_step else by
+            found = {"goal_met": None, "goal_reason": f"{missing} was not timed"}
+        row |= {"goal": goal.least, "goal_by": by, **found}
 
 
 def to_lines(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:

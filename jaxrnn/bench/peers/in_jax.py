@@ -75,16 +75,19 @@ def outputs_alone(function: Callable[[Params, Any], Any], params: Params, x: Any
 
 
 def gradients(
-    loss: Callable[[Params, Any], Any], params: Params, x: Any, as_torch: Callable[[Params], Arrays]
+    loss: Callable[..., Any],
+    arguments: tuple[Params, Any, Any],
+    as_torch: Callable[[Params], Arrays],
 ) -> Session:
     """Forward and backward, compared by what is timed too.
 
-    ``loss(params, x)`` gives the loss and the outputs, ``as_torch`` gradients under torch's names.
+    ``loss(params, x, targets)`` gives the loss and the outputs, ``as_torch`` gradients under
+    torch's names.
     """
-    program = ahead_of_time(jax.jit(jax.value_and_grad(loss, has_aux=True)), params, x)
+    program = ahead_of_time(jax.jit(jax.value_and_grad(loss, has_aux=True)), *arguments)
 
     def call() -> Any:
-        return jax.block_until_ready(program.call(params, x))
+        return jax.block_until_ready(program.call(*arguments))
 
     def check() -> tuple[np.ndarray, Arrays]:
         (_, y), grads = call()
@@ -157,7 +160,7 @@ def session(
     if workload.mode == "forward":
         return outputs_alone(outputs, params, x)
     if workload.mode == "gradients":
-        return gradients(lambda params, x: loss(params, x, targets), params, x, all_as_torch)
+        return gradients(loss, (params, x, targets), all_as_torch)
 
     def check() -> tuple[np.ndarray, Arrays]:
         grads, y = jax.jit(jax.grad(loss, has_aux=True))(params, x, targets)

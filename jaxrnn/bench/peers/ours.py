@@ -114,11 +114,11 @@ def results_of(workload: Workload, skeleton: Any, params: Any, x: Any, targets: 
     """Outputs and every gradient."""
     valid = jnp.asarray(lengths(workload)) if workload.max_length else None
 
-    def loss(params):
+    def loss(params, x, targets):  # arguments: constants would be computed with while compiling
         y = skeleton.merge(params)(x, lengths=valid)[0]
         return loss_of(workload, y, targets), y
 
-    grads, y = jax.jit(jax.grad(loss, has_aux=True))(params)
+    grads, y = jax.jit(jax.grad(loss, has_aux=True))(params, x, targets)
     return in_jax.wide(y), in_jax.arrays(grads)
 
 
@@ -139,7 +139,7 @@ def session(workload: Workload, **options: Any) -> Session:
     def outputs(params, x):
         return skeleton.merge(params)(x, lengths=valid)[0]
 
-    def loss_and_outputs(params, x):
+    def loss_and_outputs(params, x, targets):
         y = outputs(params, x)
         return loss_of(workload, y, targets), y
 
@@ -162,7 +162,7 @@ def session(workload: Workload, **options: Any) -> Session:
     if workload.mode == "forward":
         return in_jax.outputs_alone(outputs, params, x)
     if workload.mode == "gradients":
-        return in_jax.gradients(loss_and_outputs, params, x, in_jax.arrays)
+        return in_jax.gradients(loss_and_outputs, (params, x, targets), in_jax.arrays)
 
     config = CharConfig(
         batch_size=workload.batch_size,

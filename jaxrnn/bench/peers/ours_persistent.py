@@ -1,105 +1,143 @@
-"""jaxrnn by its persistent kernels, once they have ended in a child.
+"""jaxrnn by its persistent kernels, once a row has ended in a child.
 
 Their blocks wait for each other: one that waits for ever, in this process, would never be ended.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import dataclasses
 import json
-import os
+import queue
+import subprocess
 import sys
+import tempfile
 import threading
 from typing import Any
 
-import numpy as np
-
 from jaxrnn import recurrence
-from jaxrnn.bench import children
 from jaxrnn.bench.peers import Session, UnsupportedError, ours
-from jaxrnn.bench.workloads import SUITES, Workload
+from jaxrnn.bench.workloads import Workload
 
-START_SECONDS, TRIAL_SECONDS = 60.0, 40.0  # of a child, and of each that it tries
-TRIAL_STEPS = 16
-TRIAL_TOLERANCE = 1e-2
+START_SECONDS, TRIAL_SECONDS = 90.0, 60.0  # of the child, and of each row, compiling included
+
+
+class TrialError(RuntimeError):
+    """The kernels fail in a child, by what the message says."""
 
 
 def session(workload: Workload) -> Session:
-    """Ours, by the kernels whose blocks wait for each other: once they have ended elsewhere."""
+    """Ours, by the kernels; raises TrialError for a row that does not end in a child."""
     if reason := recurrence.BACKENDS["persistent"].supports(ours.spec(workload)):
         raise UnsupportedError(reason)
-    own = layers_of(workload)
-    every = dict.fromkeys([*map(layers_of, SUITES["gpu"]), own])  # in one child
-    if refused := trials(tuple(every)).get(own):
-        raise UnsupportedError(f"tried in another process: {refused}")
+    if refused := TRIALS.refused(workload):
+        raise TrialError(f"in another process {refused}")
     return ours.by_name("persistent", workload)
 
 
-def layers_of(workload: Workload) -> str:
-    """What decides which kernels run: cell, batch, units, layers, lengths and precision."""
-    masked = int(workload.max_length > 0)
-    return (
-        f"{workload.cell} {workload.batch_size} {workload.hidden_size} {workload.num_layers} "
-        f"{masked} {workload.precision}"
-    )
+class Trials:
+    """A child that runs one row after the other, as it is asked; another where it has failed."""
 
+    def __init__(self):
+        self.child: Child | None = None
+        self.late = ""  # the row that did not end: none is tried after it
 
-@functools.cache
-def trials(layers: tuple[str, ...]) -> dict[str, str]:
-    """Why not, of those that a child refuses: a kernel that waits for ever would never be ended.
-
-    A child tries one after the other; where one ends it or takes too long, another goes on behind.
-    """
-    kernel = recurrence.BACKENDS["persistent"]
-    left = [own for own in layers if not kernel.supports(ours.spec(short(own)))]
-    refused = {}
-    while left:
-        function = "jaxrnn.bench.peers.ours_persistent.try_them"
-        seconds = START_SECONDS + TRIAL_SECONDS * len(left)
-        printed, reason = children.lines(function, *left, seconds=seconds)
-        found = [json.loads(line) for line in printed if line.startswith("{")]
-        refused |= {row["layers"]: row["refused"] for row in found if row["refused"]}
-        left = left[len(found) :]
-        if reason and left:
-            refused[left.pop(0)] = reason
-        elif not reason:
-            break
-    return refused
-
-
-def short(layers: str) -> Workload:
-    """Some steps of them, forward and backward."""
-    cell, *sizes, masked, precision = layers.split()
-    batch_size, hidden_size, num_layers = map(int, sizes)
-    steps: Any = ("trial", cell, TRIAL_STEPS, batch_size, hidden_size, hidden_size, num_layers)
-    max_length = TRIAL_STEPS * int(masked)
-    how: Any = {"mode": "gradients", "precision": precision}
-    return Workload(*steps, max_length=max_length, **how)
-
-
-def try_them() -> None:
-    """A line of JSON for each of the arguments: ``refused``, by what, or that it agrees with scan.
-
-    Outputs and gradients are compared, to ``TRIAL_TOLERANCE`` of the largest value.
-    """
-    for layers in sys.argv[1:]:
-        row, refused = short(layers), ""
-        watch = threading.Timer(TRIAL_SECONDS, give_up)
-        watch.start()
+    def refused(self, workload: Workload) -> str:
+        """Why not, or nothing."""
+        if self.late:
+            return f"{self.late} did not end"
         try:
-            checks = [ours.session(row, backend=name).check for name in ("persistent", "scan")]
-            (y, grads), (other, others) = (check() for check in checks if check is not None)
-            pairs = [(y, other), *((grads[name], others[name]) for name in others)]
-            size = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-            if not size <= TRIAL_TOLERANCE:
-                refused = f"it differs from scan by {size:.2g} of the largest value"
+            self.child = self.child or Child()
+            return self.child.run(workload)
+        except TimeoutError as error:
+            self.late = workload.name
+            reason = str(error)
+        except EOFError as error:
+            reason = f"it failed with {error}"
+        if self.child:
+            self.child.end()
+        self.child = None
+        return reason
+
+
+TRIALS = Trials()
+
+
+class Child:
+    """A process that runs rows; raises TimeoutError, and EOFError where it has ended."""
+
+    def __init__(self):
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the process
+        code = f"from {__name__} import serve; serve()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self._next(START_SECONDS)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put("")
+
+    def _next(self, seconds: float) -> dict[str, Any]:
+        """The answer that comes within so many seconds."""
+        try:
+            line = self.lines.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(f"it did not end within {seconds:g} s") from None
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            said = self.errors.read().decode(errors="replace").splitlines()
+            said = [text.strip() for text in said if text.strip()]
+            raise EOFError(said[-1][:300] if said else f"exit code {self.process.returncode}")
+        return json.loads(line)
+
+    def run(self, workload: Workload) -> str:
+        """What it says of the row: nothing, or why not."""
+        plain = dataclasses.asdict(workload)
+        for name in ("more_goals", "torch_in"):  # which say nothing of what is run
+            del plain[name]
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as the next line says
+            print(json.dumps(plain), file=self.process.stdin, flush=True)
+        return self._next(TRIAL_SECONDS)["refused"]
+
+    def end(self) -> None:
+        """Whatever it is waiting for."""
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # of a GPU that does not let it go
+            self.process.wait(10)
+            self.reader.join()
+            for pipe in (self.process.stdin, self.process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self.errors.close()
+
+
+def serve() -> None:
+    """Run each row that a line of standard input has; a line of JSON for each, ``refused``."""
+    import jax
+
+    answers, sys.stdout = sys.stdout, sys.stderr  # what else is printed is no answer
+    jax.block_until_ready(jax.numpy.zeros(8) + 1)
+    print(json.dumps({"refused": ""}), file=answers, flush=True)
+    for line in sys.stdin:
+        try:
+            row = ours.by_name("persistent", Workload(**json.loads(line)))
+            assert row.check is not None
+            row.check()
+            row.call()
+            refused = ""
         except Exception as error:
-            refused = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        watch.cancel()
-        print(json.dumps({"layers": layers, "refused": refused}), flush=True)
-
-
-def give_up() -> None:
-    """End the process, whatever its other threads wait for."""
-    print(f"it did not end within {TRIAL_SECONDS:g} s", file=sys.stderr, flush=True)
-    os._exit(1)
+            refused = " ".join(f"it failed with {type(error).__name__}: {error}".split())[:300]
+        print(json.dumps({"refused": refused}), file=answers, flush=True)
