@@ -45,10 +45,11 @@ def event(name: str, call, half=lambda: None):
     if what == "kill_within":
         half()
         kill()
-    result = call()
-    if what == "kill_after":
-        kill()
-    return result
+    try:
+        return call()
+    finally:  # after a call that fails too, as one that removes what is not there
+        if what == "kill_after":
+            kill()
 
 
 def below(path) -> str | None:
