@@ -70,6 +70,32 @@ def test_a_run_is_validated_as_the_lesson_does(compare, tmp_path):
     assert found["jaxrnn"] != pytest.approx(outcome.metrics["val_nats"], rel=1e-6)
 
 
+def test_the_end_of_a_run_is_trained_again_to_the_same_bits(compare, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog ate the hat; " * 30)
+    config = char_config(str(text), cell="lstm", num_layers=2, batches="lesson", dropout=0.5)
+    config = dataclasses.replace(config, run=str(tmp_path / "run"), mesh="data=1", epochs=2)
+    run, _ = train(config)
+    lines = tmp_path / "lines.jsonl"
+    options = compare.Options("char", run=str(run.path), again=True, json=str(lines))
+    found = compare.trained_again(options)
+    steps = [line["step"] for line in run.metrics() if "val_nats" in line]
+    assert [line["step"] for line in found] == [
+        step for step in range(steps[-2] + 1, steps[-1] + 1) if step % 10 == 0 or step == steps[-1]
+    ]
+    losses = {line["step"]: line["loss"] for line in run.metrics()}
+    for line in found:
+        assert line["loss"] == pytest.approx(losses[line["step"]], rel=1e-6)
+    assert found[-1]["val_nats"] == pytest.approx(
+        compare.validated(str(run.path), "")["jaxrnn"], rel=1e-6
+    )
+    (run.path / "checkpoints" / "previous.safetensors").replace(run.checkpoint_path("last"))
+    whole = run.checkpoint_path("best")
+    whole.replace(run.checkpoint_path("previous"))  # from another state
+    with pytest.raises(ArithmeticError, match="is not that of"):
+        compare.trained_again(dataclasses.replace(options, run=str(run.path)))
+
+
 def test_seeds_are_summed_up(compare):
     runs = [
         [{"jaxrnn": 9.0, "torch": 9.0}, {"jaxrnn": 1.5, "torch": 1.0}],

@@ -12,7 +12,8 @@ alone; with it each side draws masks of its own, and only their distribution is 
 seeds the mean difference should be as large as its standard error.
 Validation is the lesson's: the last tenth in rows of the same batches, states from zeros, dropout
 off, the mean of the batches' losses. ``--run`` validates a run of the preset so, by its best
-checkpoint, on both sides. ``--json`` adds a line for every step to a file.
+checkpoint, on both sides, or, with ``--again``, trains it again from the one before its last and
+validates every ten steps in jaxrnn. ``--json`` adds a line for every step to a file.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ import tyro
 from torch import nn
 from torch.nn.functional import one_hot
 
-from jaxrnn import cli, rules
+from jaxrnn import checkpoint, cli, rules
 from jaxrnn.config import CharConfig, SineConfig
 from jaxrnn.config_file import from_toml
 from jaxrnn.data.streams import Streams, lesson_targets
 from jaxrnn.mesh import device_mesh, place, state_shardings
+from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 from jaxrnn.train import find_config
 from jaxrnn.train_step import initial_state, make_step
@@ -64,6 +66,8 @@ class Options:
     """how many, from --seed on, one after the other"""
     run: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
     """of the preset lesson: validate its best checkpoint as the lesson does, and train nothing"""
+    again: bool = False
+    """of --run: train again from the checkpoint before its last, and validate every ten steps"""
     json: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """add lines of JSON here"""
 
@@ -223,6 +227,9 @@ def main() -> None:
     cli.use_device("cpu", options.dtype, shards)
     torch.set_default_dtype(getattr(torch, options.dtype))
     if options.run:
+        if options.again:
+            write(options, [{"run": options.run, **line} for line in trained_again(options)])
+            return
         found = validated(options.run, options.data)
         print(f"the lesson's validation: {', '.join(f'{k} {v:.4f}' for k, v in found.items())}")
         return
@@ -240,6 +247,31 @@ def validated(path: str, data_file: str) -> dict[str, float]:
     theirs = TorchTrainer(net, params, run.config.lr, run.config.clip)
     ours = validate(task, skeleton, params, batches)
     return {"jaxrnn": ours, "torch": theirs.validate(as_long(batches))}
+
+
+def trained_again(options: Options) -> list[dict[str, float]]:
+    """The lesson's validation in jaxrnn every ten steps, from a run's checkpoint before the last.
+
+    Raises ArithmeticError where the end is not the run's own last parameters.
+    """
+    run = Run.open(options.run)
+    config = dataclasses.replace(run.config, data=options.data or run.config.data)
+    task, data = TASKS[run.task].load(config, run.facts)
+    total = config.steps or config.epochs * data.train.steps_per_epoch
+    ours, (_, batches) = JaxTrainer(task, config, data, total), torch_side(task, data)
+    state, meta = checkpoint.load(run.checkpoint_path("previous"), ours.state)
+    ours.state = place(state, state_shardings(state, device_mesh(config)))
+    lines = []
+    for step in range(meta["step"] + 1, total + 1):
+        loss = ours.step(step - 1)
+        if step % 10 == 0 or step == total:
+            lines.append({"step": step, "loss": loss, "val_nats": ours.validate(batches)})
+            print("  ".join(f"{k} {v:.6g}" for k, v in lines[-1].items()), flush=True)
+    last = checkpoint.load(run.checkpoint_path("last"), ours.state)[0]
+    for name, value in last.params.items():
+        if not np.array_equal(value, ours.state.params[name]):
+            raise ArithmeticError(f"{name} is not that of {options.run} after its last step")
+    return lines
 
 
 def summary(runs: list[list[dict[str, Any]]]) -> str:
@@ -287,11 +319,15 @@ def compare(options: Options) -> list[dict[str, Any]]:
         if (step + 1) % max(1, total // 15) == 0 or "val_torch" in line or step < 3:
             values = "  ".join(f"{k} {v:.7g}" for k, v in line.items())
             print(f"{values}  largest relative difference so far {worst:.1e}", flush=True)
+    write(options, [{**about, "dtype": options.dtype, **line} for line in lines])
+    return lines
+
+
+def write(options: Options, lines: list[dict[str, Any]]) -> None:
+    """Add them to the file of ``--json``."""
     if options.json:
         with Path(options.json).open("a", encoding="utf-8") as file:
-            for line in lines:
-                file.write(json.dumps({**about, "dtype": options.dtype, **line}) + "\n")
-    return lines
+            file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def as_long(batches: list[Any]) -> list[Any]:
