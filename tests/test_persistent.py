@@ -16,8 +16,12 @@ from interpreted import KINDS, Kind
 from recurrence_cases import make, spec_of
 
 from jaxrnn import recurrence, train_step
+from jaxrnn.bench.peers import ours
+from jaxrnn.bench.workloads import SUITES, shapes
+from jaxrnn.bench.workloads import lengths as row_lengths
 from jaxrnn.cells import CELLS
 from jaxrnn.config import CharConfig
+from jaxrnn.models import split
 from jaxrnn.recurrence import BACKENDS, Weights, choose, persistent, persistent_kernels
 from jaxrnn.tasks import TASKS
 
@@ -189,6 +193,31 @@ def test_under_vmap_one_launch_follows_the_other(lowered):
     text = lowered(jax.vmap(outputs, (None, 0, None)), weights, many, state)
     assert text.count(LAUNCH) == 1
     assert text.count("stablehlo.while") == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lstm-T1024-B16-H768-gradients-bfloat16",
+        "lstm-T256-B256-H1024-gradients-bfloat16",
+        "gru-T512-B64-H1024-gradients-float16",
+        "gru-T512-B64-H512-lengths-gradients-bfloat16",
+    ],
+)
+def test_rows_of_the_benchmark_fit_a_hopper_and_are_lowered(name, lowered):
+    row = next(row for row in SUITES["gpu"] if row.name == name)
+    assert BACKENDS["persistent"].supports(ours.spec(row)) is None
+    skeleton, _ = split(ours.model_of(row, 0.0, backend="persistent"))
+    lengths = jnp.asarray(row_lengths(row)) if row.max_length else None
+
+    def loss(params, x):
+        return skeleton.merge(params)(x, lengths=lengths)[0].astype(jnp.float32).sum()
+
+    params = {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in shapes(row).items()}
+    x = jax.ShapeDtypeStruct((row.batch_size, row.num_steps, row.input_size), jnp.float32)
+    text = lowered(jax.grad(loss), params, x)
+    assert text.count(LAUNCH) == 2
+    assert "stablehlo.while" not in text
 
 
 def test_a_training_step_of_the_char_model_takes_them(lowered):

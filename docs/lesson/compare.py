@@ -228,7 +228,7 @@ def main() -> None:
     torch.set_default_dtype(getattr(torch, options.dtype))
     if options.run:
         if options.again:
-            write(options, [{"run": options.run, **line} for line in trained_again(options)])
+            write(options, trained_again(options))
             return
         found = validated(options.run, options.data)
         print(f"the lesson's validation: {', '.join(f'{k} {v:.4f}' for k, v in found.items())}")
