@@ -30,7 +30,8 @@ from jaxrnn.recurrence import BACKENDS, OneHot, choose, cudnn
 def on_the_cpu(monkeypatch):
     """The call is JAX's own reference of it, and no case is refused."""
 
-    def lstm(x, h, c, weights, lengths, *, dropout, **sizes):
+    def lstm(x, h, c, weights, lengths, *, dropout, precision, **sizes):
+        assert precision == jax.lax.Precision.HIGH
         assert all(a.dtype == x.dtype for a in (h, c, weights))
         layout = (sizes[n] for n in ("input_size", "hidden_size", "num_layers", "bidirectional"))
         parts = rnn.unpack_lstm_weights(weights, *layout)
@@ -100,10 +101,18 @@ def test_what_it_can_not_do_it_says(kind, changes, reason):
     assert f"'cudnn' can't run this case: {reason}; use backend='auto'" in str(caught.value)
 
 
-def test_it_is_taken_by_name_alone():
+def test_it_is_refused_since_it_was_wrong():
     spec = spec_of(make("lstm"), platform="gpu", dtype=jnp.dtype("float32"), masked=True)
-    assert choose(spec, "cudnn") is BACKENDS["cudnn"]
+    with pytest.raises(ValueError, match="on an H200 it was wrong"):
+        choose(spec, "cudnn")
     assert choose(spec).name == "scan"
+
+
+def test_products_are_in_tf32_unless_jax_is_told_otherwise():
+    for name in (None, "default", "high", "tensorfloat32", "highest", "float32"):
+        with jax.default_matmul_precision(name):
+            whole = cudnn.precision() == jax.lax.Precision.HIGHEST
+            assert whole == (name in ("highest", "float32"))
 
 
 def test_runs_choose_among_all():
@@ -144,7 +153,9 @@ def test_a_run_trains_with_it_and_is_evaluated_anywhere(on_the_cpu, tmp_path, mo
 @pytest.mark.gpu
 @directions
 @pytest.mark.parametrize("mask", ["none", "lengths"])
-def test_on_a_gpu_it_is_the_reference(reverse, mask):
+def test_on_a_gpu_it_is_the_reference(reverse, mask, monkeypatch):
+    able = dataclasses.replace(cudnn.BACKEND, supports=lambda spec: None)
+    monkeypatch.setitem(recurrence.BACKENDS, "cudnn", able)
     assert jax.default_backend() == "gpu"
     case = make("lstm", dtype="float32")
     with jax.default_matmul_precision("highest"):

@@ -85,4 +85,4 @@ def test_the_likeliest_of_a_small_vocabulary_are_counted():
 def test_a_tpu_computes_whole_tiles_of_units_several_steps_a_round():
     assert [rules.padded_units("tpu", size) for size in (1, 128, 129, 512)] == [128, 128, 256, 512]
     assert [rules.padded_units("cpu", size) for size in (1, 129)] == [1, 129]
-    assert [rules.unroll(platform) for platform in ("cpu", "gpu", "tpu")] == [1, 1, 4]
+    assert [rules.unroll(platform) for platform in ("cpu", "gpu", "tpu")] == [1, 8, 4]
