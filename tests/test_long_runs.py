@@ -79,7 +79,7 @@ sys.exit(cli.exit_code(lambda: train.run_command(sys.argv[1:])))
 def test_memory_is_flat_over_20_000_steps(task, tmp_path):
     write_data(tmp_path)
     options = ["--steps", "20000", "--log-every", "100", "--eval-every", "1000"]
-    options += ["--checkpoint-every", "1000", "--run", "run"]
+    options += ["--checkpoint-every", "1000", "--patience", "0", "--run", "run"]
     done = subprocess.run(
         [sys.executable, "-c", WORKER, *COMMANDS[task], *options],
         cwd=tmp_path, env=environment(), capture_output=True, text=True,
