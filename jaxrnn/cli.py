@@ -161,23 +161,17 @@ def num_cores() -> int:
 def use_device(
     device: str,
     dtype: str = "float32",
-    cpu_shards: int = 1,
-    join: Callable[[], None] = lambda: None,
+    cpu_shards: int | Callable[[], int] = 1,
 ) -> str:
     """Choose where JAX computes, before its first operation; gives the device's name.
 
-    ``cpu_shards``: as how many devices JAX should see the CPU, for a batch that they share.
-    ``join`` finds the other processes of a run, where there are any.
+    ``cpu_shards``: as how many devices JAX should see the CPU, for a batch that they share; or
+    what gives it, once the platform is chosen, and finds the other processes of a run first.
 
     Raises InputError for a device that is not there.
     """
     import jax
 
-    with contextlib.suppress(RuntimeError):  # JAX has started: the devices are what they are
-        # Of thousands XLA makes so many threads that it hangs, or aborts. Without them whoever
-        # needs them finds that they are not there.
-        if 1 < cpu_shards <= max(num_cores(), MOST_CPU_SHARDS):
-            jax.config.update("jax_num_cpu_devices", cpu_shards)
     # "gpu" would ask for the platforms of all makers, and fail where one of them is missing.
     platforms = {"auto": (None,), "gpu": ("cuda", "rocm")}.get(device, (device,))
     if dtype == "float64":
@@ -187,7 +181,7 @@ def use_device(
         if platform:
             jax.config.update("jax_platforms", platform)
         if k == 0:
-            join()
+            split_cpu(cpu_shards if isinstance(cpu_shards, int) else cpu_shards())
         with contextlib.suppress(RuntimeError):
             found = jax.devices()
             break
@@ -198,6 +192,17 @@ def use_device(
         )
     kind = found[0].device_kind
     return f"{len(found)} x {kind}" if len(found) > 1 and found[0].platform != "cpu" else kind
+
+
+def split_cpu(shards: int) -> None:
+    """Have JAX see the CPU as so many devices, where it has not started yet."""
+    import jax
+
+    # Of thousands XLA makes so many threads that it hangs, or aborts. Without them whoever needs
+    # them finds that they are not there.
+    if 1 < shards <= max(num_cores(), MOST_CPU_SHARDS):
+        with contextlib.suppress(RuntimeError):  # the devices are what they are
+            jax.config.update("jax_num_cpu_devices", shards)
 
 
 def open_model(path: str, checkpoint: str, device: str) -> tuple[Any, Any, Any, Run]:

@@ -43,8 +43,8 @@ class AgreedError(InputError):
     """One that every process has."""
 
 
-def start(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Join the others; before JAX's first operation.
+def start(coordinator: str, num_processes: int, process_id: int) -> int:
+    """Join the others; before JAX's first operation. Gives how many there are.
 
     ``coordinator`` is the first process's host:port, or 'auto' under SLURM, Open MPI, Kubernetes
     or on TPU pods, where JAX finds out all three by itself.
@@ -70,6 +70,7 @@ def start(coordinator: str, num_processes: int, process_id: int) -> None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise InputError(apart(coordinator, reason)) from error
     threading.Thread(target=_watch, args=(_client(),), daemon=True).start()
+    return distributed.global_state.num_processes
 
 
 def _client() -> Any:
@@ -87,7 +88,7 @@ def _watch(client: Any) -> None:
             if str(error).startswith("NOT_FOUND"):
                 continue
             return  # the store has gone, and with it the run
-        if int(number) != jax.process_index():
+        if int(number) != distributed.global_state.process_id:  # JAX itself may have gone
             cli.say_error(
                 f"process {number} of the run has ended by an error, which it tells; start all of "
                 "them again"

@@ -91,11 +91,8 @@ def run_command(argv: list[str]) -> int:
         print(to_toml(task_name, command.training), end="")
         return 0
     config = command.training
-    num_processes = check_processes(command)
-    shards = max(math.prod(config.mesh_shape) // num_processes, 1)
-    if config.mesh == "auto":
-        shards = rules.data_shards("cpu", cli.num_cores(), config.batch_size // num_processes)
-    device = cli.use_device(config.device, config.dtype, shards, lambda: join(command))
+    check_processes(command)
+    device = cli.use_device(config.device, config.dtype, lambda: join(command))
 
     from jaxrnn import processes
 
@@ -119,7 +116,7 @@ def run_training(task_name: str, command: Command[Any], resumed: Run | None, dev
     config = command.training
     options = [x for x in to_toml(task_name, config).splitlines() if not x.startswith(OWN)]
     processes.check_alike(options, "was started with other options than the first")
-    num_data, num_hidden = device_mesh(config).devices.shape
+    num_data, num_hidden = processes.done_by_all(lambda: device_mesh(config).devices.shape)
     named = f"data={num_data}" + (f",hidden={num_hidden}" if num_hidden > 1 else "")
     config = dataclasses.replace(config, mesh=named)  # so that it resumes to the bit
     if num_data > 1:
@@ -133,20 +130,14 @@ def run_training(task_name: str, command: Command[Any], resumed: Run | None, dev
     )
     facts = [f"{name}: {json.dumps(value)}" for name, value in data.facts.items()]
     processes.check_alike(facts, "has other data than the first")
-    if config.average == "nt_asgd" and not data.held_out.num_counted:
-        raise InputError(
-            "--average is nt_asgd, expected none or ema: its mean begins when validations get no "
-            "better, and there is nothing to validate on"
-        )
     config = task.config  # what was left to the data is chosen now, and kept with the run
-    num_steps = total_steps(config, data)
-    check_backend(task, config, data)
+    processes.done_by_all(lambda: check_options(task, config, data))
+    num_steps = processes.done_by_all(lambda: total_steps(config, data))
     if command.dry_run:
         report.dry_run(console, task, data, config, device)
         return 0
     if resumed:
-        check_schedule(resumed.config, config, data)
-        check_checkpoints(resumed, data)
+        processes.done_by_all(lambda: check_run(resumed, config, data))
         run = dataclasses.replace(resumed, config=config)
     else:
 
@@ -203,6 +194,22 @@ def kept(run: Run, is_new: bool) -> Iterator[None]:
         raise
 
 
+def check_options(task: Any, config: TrainConfig, data: Any) -> None:
+    """Raise InputError for options that the data or the device can't fulfil."""
+    if config.average == "nt_asgd" and not data.held_out.num_counted:
+        raise InputError(
+            "--average is nt_asgd, expected none or ema: its mean begins when validations get no "
+            "better, and there is nothing to validate on"
+        )
+    check_backend(task, config, data)
+
+
+def check_run(run: Run, config: TrainConfig, data: Any) -> None:
+    """Raise InputError where a run can't go on with these options and data."""
+    check_schedule(run.config, config, data)
+    check_checkpoints(run, data)
+
+
 def check_backend(task: Any, config: TrainConfig, data: Any) -> None:
     """Raise InputError where a backend for GPUs can't run a training step."""
     if config.backend not in GPU_BACKENDS:
@@ -220,19 +227,19 @@ def check_backend(task: Any, config: TrainConfig, data: Any) -> None:
         raise InputError(why) from None
 
 
-def check_processes(command: Command[Any]) -> int:
-    """How many processes train; raises InputError for options that don't go together."""
+def check_processes(command: Command[Any]) -> None:
+    """Raise InputError for options that don't go together."""
     count, number, place = command.num_processes, command.process_id, command.coordinator
     if not place:
         if count or number != -1:
             raise InputError("--num-processes and --process-id need --coordinator HOST:PORT")
-        return 1
+        return
     if command.dry_run:
         raise InputError("--dry-run is for one process; leave --coordinator out")
     if place == "auto":
         if count or number != -1:
             raise InputError("--coordinator auto finds --num-processes and --process-id by itself")
-        return 1  # how many is known once they have come together
+        return
     if not (re.fullmatch(r".+:[0-9]{1,5}", place) and 0 < int(place.rpartition(":")[2]) < 2**16):
         raise InputError(
             f"--coordinator is {place}, expected HOST:PORT, as 10.0.0.1:1234, the port 1 to 65535, "
@@ -242,15 +249,20 @@ def check_processes(command: Command[Any]) -> int:
         raise InputError(
             f"--process-id is {number} of --num-processes {count}, expected 0 to N-1 of N processes"
         )
-    return count
 
 
-def join(command: Command[Any]) -> None:
-    """Find the other processes, where there are any."""
+def join(command: Command[Any]) -> int:
+    """Find the other processes, where there are any; as how many devices each has its CPU."""
+    config, num_processes = command.training, 1
     if command.coordinator:
         from jaxrnn import processes
 
-        processes.start(command.coordinator, command.num_processes, command.process_id)
+        num_processes = processes.start(
+            command.coordinator, command.num_processes, command.process_id
+        )
+    if config.mesh == "auto":
+        return rules.data_shards("cpu", cli.num_cores(), config.batch_size // num_processes)
+    return max(math.prod(config.mesh_shape) // num_processes, 1)
 
 
 def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:

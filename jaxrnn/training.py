@@ -387,7 +387,7 @@ def train(
     finally:
         display.stop()
         illustrate(lambda: draw(run, task))
-    if reason in ("done", "early stop"):
+    if reason in ("done", "early stop") and run.is_written:  # to others the file may be late
         params, _ = _load_evaluated(run, state)
         carry = _load_carry(run, state)
         illustrate(lambda: task.illustrate(eval_skeleton, params, carry, data, run.path))

@@ -163,7 +163,12 @@ def test_a_gpu_is_of_the_maker_that_is_there(has, asked, monkeypatch):
         return [SimpleNamespace(device_kind="H200", platform="gpu")]
 
     monkeypatch.setattr(jax, "devices", devices)
-    assert cli.use_device("gpu", join=lambda: joined.append(given[-1])) == "H200"
+
+    def join():
+        joined.append(given[-1])
+        return 1
+
+    assert cli.use_device("gpu", cpu_shards=join) == "H200"
     assert given == asked
     assert joined == ["cuda"]  # once, before JAX looks for devices
 

@@ -3,6 +3,7 @@
 Real processes that meet over gloo on the loopback; one of them killed, one told to stop.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -36,7 +37,12 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def run(folder: Path, *commands: tuple[str, ...], plans: tuple[dict, ...] = ()) -> list[Ended]:
+def run(
+    folder: Path,
+    *commands: tuple[str, ...],
+    plans: tuple[dict, ...] = (),
+    variables: tuple[dict[str, str], ...] = ({}, {}),
+) -> list[Ended]:
     """Processes side by side, each with the plan of a ``crash_worker``."""
     worker = str(Path(__file__).with_name("crash_worker.py"))
     running = []
@@ -48,7 +54,7 @@ def run(folder: Path, *commands: tuple[str, ...], plans: tuple[dict, ...] = ()) 
             subprocess.Popen(
                 [sys.executable, worker, json.dumps(plan)],
                 cwd=folder,
-                env=environment(),
+                env=environment() | variables[number],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -138,6 +144,44 @@ def check_death(folder: Path, ended: list[Ended]) -> None:
     assert first.stderr.startswith("error: another process of the run has ended (")
     assert f"start all of them again with --resume {folder / 'killed'}" in first.stderr
     assert (folder / "fewer" / "checkpoints" / "step").read_text() == "6"
+
+
+def under_slurm() -> tuple[dict[str, str], ...]:
+    """What ``srun -n 2`` tells two processes; JAX adds the job's number to a port."""
+    job = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "127.0.0.1"}
+    for number in np.random.default_rng().permutation(2**12):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", 2**16 - 2**12 + int(number)))
+            job["SLURM_JOB_ID"] = str(number)
+            break
+    return tuple(job | {"SLURM_PROCID": x, "SLURM_LOCALID": x} for x in ("0", "1"))
+
+
+def test_processes_that_a_cluster_starts(tmp_path):
+    """They find each other, train a run that is saved once, at its end, and go on with it."""
+    write_data(tmp_path)
+    auto = ("--coordinator", "auto")
+    options = (*CHAR, "--steps", "3", "--run", "a", "--mesh", "data=4", *auto)
+    options += ("--schedule", "constant")
+    longer = ("--resume", "a", "--steps", "4", *auto)
+    for argv, steps in ((options, 3), (longer, 4)):
+        ended = run(tmp_path, argv, argv, variables=under_slurm())
+        assert [(e.code, e.stderr) for e in ended] == [(0, ""), (0, "")]
+        about = f"{steps} steps on cpu, 4 parts a batch, 2 processes"
+        assert [about in e.stdout for e in ended] == [True, False]
+    alone = (*CHAR, "--steps", "4", "--run", "one", "--mesh", "data=1", "--schedule", "constant")
+    (ended,) = run(tmp_path, alone)
+    assert ended.code == 0
+    lines, expected = lines_of(tmp_path / "a"), lines_of(tmp_path / "one")
+    assert [x["loss"] for x in lines] == pytest.approx([x["loss"] for x in expected], rel=1e-10)
+
+    odd = (*CHAR, "--run", "b", "--batch-size", "3", *auto)
+    for one in run(tmp_path, odd, odd, variables=under_slurm()):
+        assert one.code == 2
+        assert one.stderr.startswith("error: --mesh is data=")
+        assert "for 2 processes with " in one.stderr
+        assert "\n" not in one.stderr
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.slow
