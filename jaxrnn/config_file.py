@@ -94,6 +94,8 @@ def from_values(values: dict[str, Any], source: str) -> tuple[str, TrainConfig]:
     for name, value in values.items():
         if isinstance(value, list) and typing.get_origin(hints[name]) is tuple:
             values[name] = tuple(value)
+        if hints[name] is float and type(value) is int and abs(value) < 2**53:
+            values[name] = float(value)
     try:
         return task, config_class(**values)
     except InputError as error:

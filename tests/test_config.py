@@ -137,7 +137,9 @@ def test_a_name_that_is_not_unicode_is_refused():
 def test_what_a_file_leaves_out_has_the_tasks_default(task, tmp_path):
     path = tmp_path / "a.toml"
     path.write_text(f'task = "{task}"\nseed = 7\nlr = 1\n')
-    assert from_toml(path) == (task, CONFIGS[task](seed=7, lr=1))
+    found = from_toml(path)
+    assert found == (task, CONFIGS[task](seed=7, lr=1.0))
+    assert type(found[1].lr) is float
 
 
 def test_a_file_without_task_is_of_characters(tmp_path):
@@ -389,7 +391,7 @@ def test_unknown_keys_are_all_named_with_what_there_is():
         (b'task = "chat"', "task is 'chat', expected one of char, series, sine, sketch"),
         (b"task = 1", "task is 1, expected one of char, series, sine"),
         (b'task = ["char"]', "task is ['char'], expected one of char, series, sine"),
-        (b"lr = -1", "--lr is -1, expected at least 0|--lr is -1, expected above 0"),
+        (b"lr = -1", "--lr is -1.0, expected at least 0|--lr is -1.0, expected above 0"),
         (b"lr = 1979-05-27", "--lr is datetime.date(1979, 5, 27), expected a value of type float"),
         (b"hidden_size = 8.0", "--hidden-size is 8.0, expected a value of type int"),
         (b"[char]\nlr = 1", "unknown char"),
