@@ -108,13 +108,14 @@ def loss_of(case, **options):
 def everything(case, runner, jit=jax.jit):
     """Outputs, last states and every gradient of ``runner(weights, x, state)``, by name."""
 
-    def loss(*arguments):
+    def loss(arguments, loss_weights):
         y, last = runner(*arguments)
-        pairs = zip((y, *last), (case.y_weight, *case.state_weights), strict=True)
+        pairs = zip((y, *last), loss_weights, strict=True)
         return sum(jnp.sum(v * w) for v, w in pairs), (y, last)
 
-    step = jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-    (_, (y, last)), grads = step(*case.arguments)
+    step = jit(jax.value_and_grad(loss, has_aux=True))
+    # As arguments: XLA folds constants an element at a time, which takes minutes for large ones.
+    (_, (y, last)), grads = step(case.arguments, (case.y_weight, *case.state_weights))
     return named(y, last, grads)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import rnn
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.cells import CELLS, Cell, State
@@ -47,6 +48,14 @@ def flat(weights: Weights) -> Float[Array, "N"]:
     zeros = jnp.zeros(len(weights.weight_hh), weights.weight_hh.dtype)
     biases = (zeros if b is None else b for b in (weights.bias_ih, weights.bias_hh))
     return jnp.concatenate([a.ravel() for a in (weights.weight_ih, weights.weight_hh, *biases)])
+
+
+def as_read(x: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
+    """Row by row in memory, as JAX's call reads and writes without saying so to XLA.
+
+    Neither it nor its derivative states a layout, and XLA may give it one turned round.
+    """
+    return with_layout_constraint(x, Layout(major_to_minor=(0, 1, 2)))
 
 
 def turned(x: Float[Array, "T B N"], lengths: Int[Array, "B"]) -> Float[Array, "T B N"]:
@@ -81,8 +90,8 @@ def run(
     if reverse:
         x = turned(x, lengths)
     found: Any = rnn.lstm(
-        x.swapaxes(0, 1),
-        *(s[None] for s in state),
+        as_read(x.swapaxes(0, 1)),
+        *(as_read(s[None]) for s in state),
         flat(weights).astype(x.dtype),
         lengths,
         input_size=input_size,
@@ -92,7 +101,7 @@ def run(
         bidirectional=False,
         precision=precision(),
     )
-    hs, h, c = found
+    hs, h, c = map(as_read, found)
     hs = hs.swapaxes(0, 1)
     return turned(hs, lengths) if reverse else hs, (h[0], c[0])
 
