@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from jaxrnn.errors import InputError, shown
 from jaxrnn.files import write_atomically
 
 FORMAT = 1
+MOST_HEADER = 100_000_000  # bytes: safetensors reads no longer one
 ANOTHER = "put another copy of the file there"
 _DTYPES = {
     "BOOL": np.bool_,
@@ -72,6 +74,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises InputError for a file that is missing, cut short, altered, or not a checkpoint.
     """
     try:
+        if not _has_stated_size(path):  # which may be any, and is not read
+            raise InputError(
+                f"{path} is not a whole checkpoint (by its size): it was cut short or is another "
+                "file"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"can't read the checkpoint {path}: {error.strerror}") from error
@@ -95,6 +102,20 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(values, dict):
         raise InputError(f"{path} has the meta {shown(meta)}, expected a JSON object; {ANOTHER}")
     return arrays, values
+
+
+def _has_stated_size(path: Path) -> bool:
+    """Whether a file has as many bytes as its header says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MOST_HEADER:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+            return 8 + length + max(ends, default=0) == os.fstat(file.fileno()).st_size
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
 
 
 def as_array(tensor: dict[str, Any]) -> np.ndarray:

@@ -35,6 +35,9 @@ def exit_code(main: Callable[[], int | None]) -> int:
 
     So does what is too large for memory or for a machine's integers.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever its encoding can show
             stream.reconfigure(errors="replace")

@@ -14,8 +14,11 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from jaxrnn import files
 from jaxrnn.config import CONFIGS, TrainConfig
 from jaxrnn.errors import InputError
+
+MOST_BYTES = 1_000_000  # of a file of options
 
 
 def to_toml(task: str, config: TrainConfig) -> str:
@@ -44,7 +47,7 @@ def from_toml(path: str | Path) -> tuple[str, TrainConfig]:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """What a TOML file says. Raises InputError for one that is missing or not TOML."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(files.read_text(Path(path), MOST_BYTES))
         if is_nested(values):
             raise RecursionError
         repr(values)  # as will be said of a bad value; a ValueError for a number too long

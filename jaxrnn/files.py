@@ -10,36 +10,70 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes, durably: bool = True) -> None:
     """Replace ``path``'s content as a whole: a crash leaves the old or the new, never a part.
 
-    A link stays, and what it names is replaced. Not ``durably``, a power loss may leave none: for
-    what can be made again. Raises IsADirectoryError, with nothing written, for a directory.
+    A link stays, and what it names is replaced; a pipe or a device is written to. Not ``durably``,
+    a power loss may leave none: for what can be made again. Raises IsADirectoryError, with nothing
+    written, for a directory.
     """
-    path = Path(os.path.realpath(path))
-    if not path.name or path.is_dir():  # the root has no name for a temporary file beside it
-        raise _is_a_directory(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    write_together({path: data}, durably)
+
+
+def write_together(contents: Mapping[Path, bytes], durably: bool = True) -> None:
+    """As ``write_atomically``, of several: none is replaced before all are on the disk."""
+    streams = {path: data for path, data in contents.items() if _is_stream(path)}
+    targets = {Path(os.path.realpath(path)): path for path in contents if path not in streams}
+    for target in targets:
+        if not target.name or target.is_dir():  # the root has no name for a temporary file
+            raise _is_a_directory(target)
+    beside = {target: target.with_name(f".{target.name}.tmp") for target in targets}
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            if durably:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for target, temporary in beside.items():
+            with open(temporary, "wb") as file:
+                file.write(contents[targets[target]])
+                if durably:
+                    file.flush()
+                    os.fsync(file.fileno())
+        for target, temporary in beside.items():
+            os.replace(temporary, target)
+    except BaseException as error:
+        for target, temporary in beside.items():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(target)  # which is what was asked for
         raise
     if durably:
-        sync(path.parent)
+        for directory in {target.parent for target in targets}:
+            sync(directory)
+    for path, data in streams.items():
+        with open(path, "ab") as file:
+            file.write(data)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it takes what is written, and is not a file to be replaced."""
+    name = os.path.abspath(path)
+    is_ours = name in ("/dev/stdout", "/dev/stderr") or name.startswith("/dev/fd/")
+    return is_ours or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def read_text(path: Path, most: int, errors: str = "strict") -> str:
+    """A UTF-8 text. Raises OSError, having read no more, for one of more than ``most`` bytes."""
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors=errors).read()
 
 
 def is_same(path: str | Path, other: str | Path) -> bool:

@@ -20,7 +20,6 @@ import tyro
 
 from jaxrnn import cli, files
 from jaxrnn.errors import InputError
-from jaxrnn.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +108,14 @@ def run_command(argv: list[str]) -> int:
     if series.dates is not None and dates is not None:
         x = np.concatenate([series.dates[-config.input_len :], dates])
     past = rows[origin - config.input_len : origin]
+    contents = {Path(options.to): text.encode()}
+    if options.plot:
+        shown = panels(task, x, past, quantiles)
+        title = f"{run.path.name}: {num_steps} steps ahead"
+        kind = Path(options.plot).suffix[1:].lower()
+        contents[Path(options.plot)] = plots.forecasts(kind, shown, task.interval, title)
     try:
-        if options.plot:
-            shown = panels(task, x, past, quantiles)
-            title = f"{run.path.name}: {num_steps} steps ahead"
-            plots.forecasts(Path(options.plot), shown, task.interval, title)
-        write_atomically(Path(options.to), text.encode())
+        files.write_together(contents)
     except OSError as error:
         raise InputError(
             f"can't write {error.filename or options.to}: {error.strerror or error}"

@@ -27,10 +27,14 @@ def _figure(title: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _picture(figure: Figure, kind: str) -> bytes:
     content = io.BytesIO()
-    figure.savefig(content, dpi=110, format=path.suffix[1:].lower())
-    files.write_atomically(path, content.getvalue(), durably=False)
+    figure.savefig(content, dpi=110, format=kind)
+    return content.getvalue()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    files.write_atomically(path, _picture(figure, path.suffix[1:].lower()), durably=False)
 
 
 def loss(path: Path, lines: list[dict[str, Any]], monitor: str, title: str) -> None:
@@ -102,12 +106,29 @@ def joined(panel: ForecastPanel) -> tuple[np.ndarray, np.ndarray]:
     return x, np.concatenate([last, panel.quantiles])
 
 
-def forecasts(path: Path, panels: Sequence[ForecastPanel], interval: str, title: str) -> None:
-    """A panel below the other for each series: its last part, the forecast and its interval."""
+def numbered(panel: ForecastPanel) -> ForecastPanel:
+    """The same, by steps in place of dates that matplotlib can't show: years 1 to 9999, no more."""
+    x = np.concatenate([panel.past_x, panel.x])
+    if not np.issubdtype(x.dtype, np.datetime64):
+        return panel
+    years = x[[0, -1]].astype("datetime64[Y]").astype(int) + 1970
+    around = 1 + abs(int(years[1] - years[0])) // 10  # what is left free at both ends, and more
+    if years.min() - around >= 1 and years.max() + around <= 9999:
+        return panel
+    steps = np.arange(len(x)) - len(panel.past_x) + 1
+    past_x, x = np.split(steps, [len(panel.past_x)])
+    return dataclasses.replace(panel, past_x=past_x, x=x)
+
+
+def forecasts(kind: str, panels: Sequence[ForecastPanel], interval: str, title: str) -> bytes:
+    """A panel below the other for each series: its last part, the forecast and its interval.
+
+    ``kind``: png, svg or pdf.
+    """
     figure = Figure(figsize=(9, 1.2 + 2.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, parse_math=False)
-    for k, panel in enumerate(panels):
+    for k, panel in enumerate(map(numbered, panels)):
         axes = figure.add_subplot(len(panels), 1, k + 1)
         axes.set_title(panel.title, parse_math=False, fontsize="medium", loc="left")
         axes.grid(alpha=0.3)
@@ -131,7 +152,7 @@ def forecasts(path: Path, panels: Sequence[ForecastPanel], interval: str, title:
             axes.set_xlabel("step")
         if k == 0:
             axes.legend()
-    _save(figure, path)
+    return _picture(figure, kind)
 
 
 def drawings(

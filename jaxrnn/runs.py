@@ -39,6 +39,7 @@ from jaxrnn.version import __version__
 
 FORMAT = 2
 OLDER = {1: {"series": "sine"}}  # formats that are read, too: what their tasks are called now
+MOST_FACTS, MOST_METRICS = 2**28, 2**30  # bytes of run.json and metrics.jsonl
 VOLATILE = ("time_s", "tokens_per_s", "data_wait")  # what differs between two equal runs
 
 
@@ -60,9 +61,10 @@ class Run:
         Raises InputError for one that holds anything already, that this process works in, or that
         can't be written.
         """
-        path = Path(config.run or _free(f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}"))
+        given = config.run
+        path = Path(given or _free(f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}"))
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if given and path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise InputError(
                     f"--run {path} exists already; choose another, or go on with it by "
                     f"--resume {path}"
@@ -82,6 +84,8 @@ class Run:
                 files.write_atomically(new / "config.toml", to_toml(task, config).encode())
                 files.write_atomically(new / "run.json", text.encode())
         except OSError as error:
+            if not given and error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another was faster
+                return cls.create(task, dataclasses.replace(config, run=""), facts)
             raise InputError(f"can't write the run directory {path}: {error.strerror}") from error
         return cls(path, task, config, facts, about)
 
@@ -92,7 +96,7 @@ class Run:
         if not path.is_dir():
             raise InputError(f"no run directory {path}")
         try:
-            content = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            content = json.loads(files.read_text(path / "run.json", MOST_FACTS))
             version, facts, about = content["format"], content["facts"], content["about"]
             if not (isinstance(facts, dict) and isinstance(about, dict)):
                 raise TypeError("facts and about must be objects")
@@ -156,7 +160,7 @@ class Run:
             beside = previous.with_name(f".{previous.name}.tmp")
             beside.unlink(missing_ok=True)
             try:
-                os.link(last, beside)
+                os.link(os.path.realpath(last), beside)  # a link to it would name what is new
             except OSError:  # a filesystem without links
                 shutil.copyfile(last, beside)
             os.replace(beside, previous)
@@ -254,7 +258,12 @@ class Run:
         path = self.path / "metrics.jsonl"
         lines: list[dict[str, Any]] = []
         damaged = bad = 0
-        content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        try:
+            content = files.read_text(path, MOST_METRICS, errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise InputError(
+                f"can't read {path}: {error.strerror}; move it away to go on without"
+            ) from None
         for text in content.split("\n")[:-1]:
             line = _metrics_line(text)
             if line is None or (lines and line["step"] <= lines[-1]["step"]):
@@ -312,8 +321,19 @@ def _metrics_line(text: str) -> dict[str, Any] | None:
     if not isinstance(line, dict) or type(line.get("step")) is not int:
         return None
     numbers = (value for key, value in line.items() if key != "sample")
-    is_whole = all(type(value) in (int, float) for value in numbers)
-    return line if is_whole and isinstance(line.get("sample", ""), str) else None
+    if not all(type(x) is float or (type(x) is int and abs(x) < 2**63) for x in numbers):
+        return None
+    sample = line.get("sample", "")
+    return line if isinstance(sample, str) and _is_unicode(sample) else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written: JSON may hold half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _free(path: str) -> str:

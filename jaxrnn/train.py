@@ -138,7 +138,7 @@ def run_training(task_name: str, command: Command[Any], resumed: Run | None, dev
         return 0
     if resumed:
         processes.done_by_all(lambda: check_run(resumed, config, data))
-        run = dataclasses.replace(resumed, config=config)
+        run = dataclasses.replace(resumed, config=config.with_absolute_data())
     else:
 
         def create() -> str:
@@ -206,6 +206,7 @@ def check_options(task: Any, config: TrainConfig, data: Any) -> None:
 
 def check_run(run: Run, config: TrainConfig, data: Any) -> None:
     """Raise InputError where a run can't go on with these options and data."""
+    check_counts(run.config, config)
     check_schedule(run.config, config, data)
     check_checkpoints(run, data)
 
@@ -268,8 +269,8 @@ def join(command: Command[Any]) -> int:
 def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:
     """The task, the options, and the run to resume; exits for --help and unknown options."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config", default="")
-    first.add_argument("--resume", default="")
+    first.add_argument("--config")
+    first.add_argument("--resume")
     named = argv[0] if argv and not argv[0].startswith("-") else ""
     if named and named not in CONFIGS:
         raise InputError(f"unknown task {named!r}, expected one of {', '.join(CONFIGS)}")
@@ -278,6 +279,9 @@ def parse(argv: list[str]) -> tuple[str, Command[Any], Run | None]:
         known, _ = first.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from None
+    for flag in ("config", "resume"):
+        if getattr(known, flag) == "":
+            raise InputError(f"--{flag} is empty, expected a name; leave it out to go without")
     if known.config and known.resume:
         raise InputError("--config and --resume exclude each other: a run has its own options")
 
@@ -331,6 +335,15 @@ def check_resumed(run: Run, config: TrainConfig) -> None:
         raise InputError(
             f"{run.path} was made by other options: {'; '.join(changed)}; leave them out, or start "
             "a new run"
+        )
+
+
+def check_counts(before: TrainConfig, now: TrainConfig) -> None:
+    """Raise InputError where epochs are given to a run of so many steps, which say nothing."""
+    if now.epochs != before.epochs and now.steps == before.steps > 0:
+        raise InputError(
+            f"--epochs is {now.epochs}, but the run has --steps {now.steps}, which goes first; "
+            "give --steps 0 with it"
         )
 
 

@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -199,4 +200,16 @@ def test_a_meta_that_is_no_object_is_refused(meta, tmp_path):
     path.write_bytes(safetensors.numpy.save({}, metadata=header))
     assert message(checkpoint.read, path) == (
         f"{path} has the meta {text!r}, expected a JSON object; put another copy of the file there"
+    )
+
+
+@pytest.mark.parametrize("size", [-1, 1, 2**36])
+def test_of_another_size_than_its_header_says_it_is_not_read(size, saved, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(saved)
+    with open(path, "r+b") as file:
+        file.truncate(len(saved) + size)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read"))
+    assert message(checkpoint.read, path) == (
+        f"{path} is not a whole checkpoint (by its size): it was cut short or is another file"
     )

@@ -184,3 +184,16 @@ def test_a_reader_that_has_gone_does_not_end_a_run():
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(timeout=120) == 0
+
+
+def test_streams_that_are_closed_take_what_is_written(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+
+    def command():
+        print("a", file=sys.stderr)
+        sys.stdout.write("b".encode(sys.stdout.encoding).decode())
+
+    assert cli.exit_code(command) == 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()

@@ -1,5 +1,7 @@
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +159,49 @@ def test_a_new_directory_never_takes_the_place_of_one_that_holds_something(tmp_p
     with pytest.raises(OSError, match="not empty"):
         too_late()
     assert listing(tmp_path) == ["a", "a/thesis"]
+
+
+def test_of_several_files_none_is_replaced_before_all_can_be(tmp_path):
+    (tmp_path / "a").write_text("old")
+    missing = tmp_path / "missing" / "b"
+    with pytest.raises(FileNotFoundError) as raised:
+        files.write_together({tmp_path / "a": b"new", missing: b"new"})
+    assert raised.value.filename == str(missing)  # not that of the temporary file
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+    files.write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert sorted((p.name, p.read_text()) for p in tmp_path.iterdir()) == [("a", "1"), ("b", "2")]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for name in ("pipe", "link"):
+            files.write_atomically(tmp_path / name, b"abc")
+            assert os.read(reader, 100) == b"abc"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+def test_standard_output_is_written_to_also_where_it_is_a_file(tmp_path):
+    code = (
+        "from pathlib import Path; from jaxrnn import files; print('a', flush=True); "
+        "files.write_atomically(Path('/dev/stdout'), b'b\\n'); print('c')"
+    )
+    with open(tmp_path / "out", "ab") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "a\nb\nc\n"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_no_more_is_read_than_may_be(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xff\r\nb")
+    assert files.read_text(tmp_path / "a", 4, errors="replace") == "\ufffd\nb"
+    with pytest.raises(OSError, match="File too large"):
+        files.read_text(tmp_path / "a", 3)
+    with pytest.raises(OSError, match="File too large"):
+        files.read_text(Path("/dev/zero"), 1000)

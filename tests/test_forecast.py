@@ -309,3 +309,12 @@ def test_the_table_of_errors_needs_no_validation_and_says_what_it_lacks(folder, 
     assert "last value" in out
     expected = "no row of the last season: it is 120 steps, the first window has 100 before it"
     assert expected in out
+
+
+def test_where_one_output_cannot_be_written_the_other_is_not(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "f.png").write_text("old")
+    argv = (folder / "run", "--to", "/proc/f.csv", "--plot", tmp_path / "f.png")
+    code, _, err = command(forecast, monkeypatch, capsys, *argv)
+    assert (code, err) == (2, "error: can't write /proc/f.csv: No such file or directory\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
+    assert (tmp_path / "f.png").read_text() == "old"

@@ -84,13 +84,16 @@ def test_a_prediction_beside_its_series(tmp_path, drawn):
     assert not drawn[1].patches
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """What is drawn."""
+    seen, figure_class = [], plots.Figure
+    monkeypatch.setattr(plots, "Figure", lambda **o: seen.append(figure_class(**o)) or seen[-1])
+    return seen
+
+
 @pytest.mark.parametrize("has_interval", [True, False])
-def test_forecasts_continue_their_past(tmp_path, monkeypatch, has_interval):
-    figures = []
-    figure_class = plots.Figure
-    monkeypatch.setattr(
-        plots, "Figure", lambda **o: figures.append(figure_class(**o)) or figures[0]
-    )
+def test_forecasts_continue_their_past(figures, has_interval):
     quantiles = np.array([[1.0, 2.0, 4.0], [0.0, 3.0, 5.0]])
     dates = np.datetime64("2020-01-30") + np.arange(5)
     panels = [
@@ -104,7 +107,7 @@ def test_forecasts_continue_their_past(tmp_path, monkeypatch, has_interval):
         )
         for title, x in (("$a$", dates), ("b", np.arange(5)))
     ]
-    plots.forecasts(tmp_path / "f.png", panels, "80% interval", "two")
+    plots.forecasts("png", panels, "80% interval", "two")
     first, second = drawn = figures[0].axes
     assert [axes.get_title("left") for axes in drawn] == ["$a$", "b"]
     for axes in drawn:
@@ -127,3 +130,14 @@ def test_a_forecast_begins_at_the_last_value_of_the_past():
     steps, quantiles = plots.joined(panel)
     np.testing.assert_array_equal(steps, [2, 3, 4])
     np.testing.assert_array_equal(quantiles, [[7, 7, 7], [4, 5, 6], [4, 5, 6]])
+
+
+@pytest.mark.parametrize("last", ["9999-12-31", "12019-01-01"])
+def test_dates_that_matplotlib_does_not_have_are_numbers_of_steps(last, figures):
+    x = np.datetime64(last) + np.arange(-4, 1)
+    panel = plots.ForecastPanel("a", x[:3], np.arange(3.0), x[3:], np.array([[3.0], [4.0]]))
+    plots.forecasts("png", [panel], "80% interval", "late")
+    (axes,) = figures[0].axes
+    assert points(axes)["past"] == [(-2, 0.0), (-1, 1.0), (0, 2.0)]
+    assert points(axes)["forecast"] == [(0, 2.0), (1, 3.0), (2, 4.0)]
+    assert axes.get_xlabel() == "step"

@@ -421,7 +421,8 @@ def test_what_a_power_loss_left_of_the_metrics_is_left_out(run, lost):
 @pytest.mark.parametrize(
     "damaged",
     [b'{"step": 2, "loss": "abc"}', b'{"step": 2, "loss": [1]}', b'{"step": 2, "\xff": null}',
-     b'{"step": 1}', b"[" * 100_000, b'{"step": 2, "sample": 3}', b'{"step": true}'],
+     b'{"step": 1}', b"[" * 100_000, b'{"step": 2, "sample": 3}', b'{"step": true}',
+     b'{"step": 2, "sample": "\\ud800"}', b'{"step": 2, "loss": 1%s}' % (b"0" * 400)],
 )  # fmt: skip
 def test_a_damaged_line_of_metrics_takes_no_other_with_it(run, damaged):
     for step in (1, 2, 3, 4):
@@ -455,3 +456,43 @@ def test_the_metrics_outlive_what_the_checkpoint_after_them_outlives(run, monkey
     order.clear()
     run.save(tree(2.0), {"step": 0}, best=True)
     assert order == ["sync metrics.jsonl", *first, "replace previous.safetensors", *last]
+
+
+def test_a_linked_checkpoint_leaves_the_one_before_it(run, tmp_path):
+    run.save(tree(1.0), {"step": 0})
+    last = run.checkpoint_path("last")
+    last.rename(tmp_path / "elsewhere")
+    last.symlink_to(tmp_path / "elsewhere")
+    run.save(tree(2.0), {"step": 0})
+    (tmp_path / "elsewhere").write_bytes(b"damaged")
+    assert value_of(run.load(tree(0.0))) == 1.0
+
+
+def test_of_two_runs_begun_in_one_second_both_are_made(tmp_path, monkeypatch):
+    """Another has taken the name after it was found free."""
+    monkeypatch.chdir(tmp_path)
+    free, taken = runs._free, []
+
+    def slow(path):
+        found = free(path)
+        if not taken:
+            taken.append(Run.create("char", CharConfig(run=found), FACTS).path)
+        return found
+
+    monkeypatch.setattr(runs, "_free", slow)
+    monkeypatch.setattr(runs.time, "strftime", lambda *_: "now")
+    run = Run.create("char", CharConfig(), FACTS)
+    assert [str(taken[0]), str(run.path)] == ["runs/char-now", "runs/char-now-2"]
+    assert Run.open(run.path).facts == Run.open(taken[0]).facts == FACTS
+
+
+def test_what_is_far_too_large_is_not_read(run):
+    with open(run.path / "metrics.jsonl", "wb") as file:
+        file.truncate(2**31)
+    text = message(run.metrics)
+    assert text == (
+        f"can't read {run.path / 'metrics.jsonl'}: File too large; move it away to go on without"
+    )
+    with open(run.path / "run.json", "ab") as file:
+        file.truncate(2**31)
+    assert message(Run.open, run.path) == f"can't read {run.path / 'run.json'}: File too large"

@@ -158,6 +158,13 @@ def test_rows_out_of_order_are_sorted_and_said(table):
     assert series.remarks == ("rows out of order were sorted by date",)
 
 
+def test_a_header_with_a_name_twice(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("v,v\n" + "".join(f"{k},{k * k % 7}\n" for k in range(9)))
+    expected = f"{path} has 2 columns named 'v' (the header), expected one; rename the others"
+    assert message(read, path) == expected
+
+
 def test_dates_that_are_there_twice(table):
     path = table("date,x\n2020-01-01,1\n2020-01-02,2\n2020-01-02,4\n2020-01-03,3\n2020-01-02,6\n")
     assert message(read, path) == (

@@ -55,6 +55,33 @@ def test_a_second_signal_ends_it_at_once():
     assert "stopped by SIGINT and a second signal; " in stderr
 
 
+@pytest.mark.parametrize("is_read", [False, True], ids=["stopped", "gone"])
+def test_a_reader_that_has_stopped_to_read_or_gone_does_not_hold_it(is_read):
+    """As Ctrl-S in a terminal does, or a pager that waits, or one that has ended."""
+    program = """
+import sys, time
+from jaxrnn import stop_signals
+stop_signals.GRACE_S = 50
+with stop_signals.StopSignals("runs/my run"):
+    print("busy", flush=True)
+    try:
+        while True: print("x" * 1000, file=sys.stderr, flush=True)
+    except OSError:
+        while True: time.sleep(1)
+"""
+    with busy(program) as process:
+        assert process.stderr is not None
+        if is_read:
+            process.stderr.close()
+            process.stderr = None
+        time.sleep(0.5)  # until it is full
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+
+
 def busy(program: str = PROGRAM) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -197,6 +197,11 @@ def test_text_that_is_not_utf8_says_where(tmp_path):
     assert message(read_text, path) == f"{path} is empty but for a byte order mark, expected data"
 
 
+def test_a_device_is_not_read():
+    for read in (read_text, read_bytes):
+        assert message(read, "/dev/zero") == "/dev/zero is a device, expected a file"
+
+
 @pytest.fixture
 def topics(monkeypatch):
     module = types.ModuleType("pydoc_data.topics")

@@ -9,6 +9,7 @@ import pytest
 
 from jaxrnn import train
 from jaxrnn.config import CONFIGS, CharConfig, SineConfig
+from jaxrnn.runs import Run
 
 command = functools.partial(command_line.run, train.main)
 
@@ -92,3 +93,30 @@ def test_help_shows_examples_and_every_option(task, monkeypatch, capsys):
         flag = name.replace("_", "-")
         assert f"--{flag} " in out or f"--no-{flag} " in out  # the one that changes the default
     assert "optimizer steps; above 0 it takes the place of epochs" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--config"])
+def test_an_empty_name_is_no_name(flag, monkeypatch, capsys):
+    """As of a variable of the shell that is not set."""
+    code, out, err = command(monkeypatch, capsys, flag, "", "--dry-run")
+    assert (code, out) == (2, "")
+    assert err == f"error: {flag} is empty, expected a name; leave it out to go without\n"
+
+
+def test_other_data_of_a_resumed_run_are_found_from_everywhere(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat " * 20)
+    (tmp_path / "b.txt").write_text("the cat sat on the mat " * 20)
+    monkeypatch.chdir(tmp_path)
+    small = ("--hidden-size", "2", "--batch-size", "2", "--seq-len", "4", "--preview-length", "0")
+    small += ("--schedule", "constant")
+    argv = ("--data", "a.txt", *small, "--steps", "1", "--run", "run")
+    assert command(monkeypatch, capsys, *argv)[0] == 0
+    argv = ("--resume", "run", "--data", "b.txt", "--steps", "2")
+    assert command(monkeypatch, capsys, *argv)[0] == 0
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "c")
+    code, _, err = command(monkeypatch, capsys, "--resume", "../run", "--epochs", "3")
+    expected = "--epochs is 3, but the run has --steps 2, which goes first; give --steps 0 with it"
+    assert (code, err) == (2, f"error: {expected}\n")
+    assert command(monkeypatch, capsys, "--resume", "../run", "--steps", "3")[0] == 0
+    assert Run.open("../run").config.data == str(tmp_path / "b.txt")

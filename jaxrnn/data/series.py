@@ -136,7 +136,7 @@ def read_series(
     if found.is_utc:
         remarks.append("times with an offset were moved to UTC")
     named = [
-        *((name, "--targets") for name in targets),
+        *((name, "--targets" if options.targets else "the header") for name in targets),
         *((name, "--covariates") for name in options.covariates),
         *((name, "--known") for name in options.known),
     ]

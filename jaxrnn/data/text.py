@@ -356,6 +356,8 @@ def read_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
 
 def _chunks(path: str | os.PathLike[str]) -> Iterator[bytes]:
     is_empty = True
+    if Path(path).is_char_device():
+        raise InputError(f"{path} is a device, expected a file")
     try:
         with Path(path).open("rb") as file:
             while chunk := file.read(_CHUNK):

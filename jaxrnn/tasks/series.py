@@ -392,7 +392,8 @@ class SeriesTask:
         if self.frequency is not None and self.start is not None:
             x = self.frequency.after(np.datetime64(self.start), length, first)
         shown = panels(self, x, past[0], predict(past, known)[0], came[0])
-        plots.forecasts(path / "prediction.png", shown, self.interval, f"{name}, last window")
+        picture = plots.forecasts("png", shown, self.interval, f"{name}, last window")
+        files.write_atomically(path / "prediction.png", picture, durably=False)
 
     @property
     def interval(self) -> str:
