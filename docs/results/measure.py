@@ -80,6 +80,12 @@ STUDIES = {
     "tinyshakespeare": Study(
         "text/tinyshakespeare.txt", "char --config tinyshakespeare", ("nats",)
     ),
+    "tinyshakespeare-512": Study(
+        "text/tinyshakespeare.txt",
+        "char --config tinyshakespeare --hidden-size 512 --dropout 0.4 --weight-drop 0.2 "
+        "--epochs 16",
+        ("nats",),
+    ),
     **{
         cell: Study("text/tinyshakespeare.txt", f"char --cell {cell} {MINIMAL}", ("nats",))
         for cell in ("mingru", "minlstm")
