@@ -87,7 +87,7 @@ STUDIES = {
         ("nats",),
     ),
     **{
-        cell: Study("text/tinyshakespeare.txt", f"char --cell {cell} {MINIMAL}", ("nats",))
+        cell: Study("text/tinyshakespeare.txt", f"char --cell {cell} {MINIMAL}", ("nats",), seeds=1)
         for cell in ("mingru", "minlstm")
     },
     "lesson": Study("text/anna.txt", "char --config lesson", ("nats",), seeds=1),
