@@ -7,10 +7,11 @@ import io
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import tyro
@@ -26,6 +27,7 @@ SIZES = (
     "--batch-size, --hidden-size, --num-layers or the lengths (--seq-len, --input-len, --horizon, "
     "--max-len); after training --length, --count or --streams"
 )
+LAST_WORDS_S = 0.5  # that they may take
 INTERRUPTED = "interrupted"
 MOST_CPU_SHARDS = 64  # even of fewer cores: a run goes on, to the bit, where there are fewer
 
@@ -88,6 +90,18 @@ if is_command():  # what imports this goes on to import JAX, which takes a secon
 def say_error(text: str) -> None:
     """One line on standard error, whatever is in the names that it tells."""
     print(f"error: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def end_now(code: int, text: str) -> NoReturn:
+    """End the process from any thread, with last words that wait for no reader.
+
+    Who should read them may have gone, or have stopped to read, as Ctrl-S has a terminal do.
+    """
+    options = {"file": sys.stderr, "flush": True}
+    writer = threading.Thread(target=print, args=(text,), kwargs=options, daemon=True)
+    writer.start()
+    writer.join(LAST_WORDS_S)
+    os._exit(code)
 
 
 def printable(text: str) -> str:

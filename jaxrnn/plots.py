@@ -123,7 +123,7 @@ def numbered(panel: ForecastPanel) -> ForecastPanel:
 def forecasts(kind: str, panels: Sequence[ForecastPanel], interval: str, title: str) -> bytes:
     """A panel below the other for each series: its last part, the forecast and its interval.
 
-    ``kind``: png, svg or pdf.
+    ``kind``: png, svg or pdf; the picture's bytes come back.
     """
     figure = Figure(figsize=(9, 1.2 + 2.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)

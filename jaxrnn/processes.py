@@ -89,11 +89,11 @@ def _watch(client: Any) -> None:
                 continue
             return  # the store has gone, and with it the run
         if int(number) != distributed.global_state.process_id:  # JAX itself may have gone
-            cli.say_error(
-                f"process {number} of the run has ended by an error, which it tells; start all of "
-                "them again"
+            cli.end_now(
+                1,
+                f"error: process {number} of the run has ended by an error, which it tells; start "
+                "all of them again",
             )
-            os._exit(1)
         return
 
 
@@ -137,8 +137,8 @@ def given_up_after(seconds: float, message: str) -> Iterator[None]:
     """Within, for so long at most: then the process ends with the message and code 2."""
 
     def give_up():
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(2)  # the main thread is in XLA, which knows no other end than an abort
+        # The main thread is in XLA, which knows no other end than an abort.
+        cli.end_now(2, f"error: {message}")
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
@@ -267,11 +267,10 @@ def leave(code: int) -> int:
 def left_alone(error: Exception, advice: str) -> NoReturn:
     """End a process whose others have gone, with a line that says so; ``error`` is of JAX."""
     reason = " ".join(str(error).split())[:160]
+    text = f"another process of the run has ended ({reason}); {advice}"
     if cli.is_too_large(error):
-        cli.say_error(cli.too_large(error))
-    else:
-        cli.say_error(f"another process of the run has ended ({reason}); {advice}")
-    os._exit(1)  # there is nobody left to say goodbye to
+        text = cli.too_large(error)
+    cli.end_now(1, f"error: {cli.printable(text)}")  # there is nobody left to say goodbye to
 
 
 def agreed_signal(name: str | None) -> str | None:

@@ -15,12 +15,12 @@ import os
 import select
 import shlex
 import signal
-import sys
 import threading
 from pathlib import Path
 
+from jaxrnn import cli
+
 GRACE_S = 8.0  # from a signal to the end of a process that has not come to an end by itself
-SAY_S = 0.5  # that its last words may take
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -68,16 +68,8 @@ class StopSignals:
         resume = f"python -m jaxrnn.train --resume {shlex.quote(self._run)}"
         has_saved = (Path(self._run) / "checkpoints" / "last.safetensors").exists()
         goes_on = "goes on from its last checkpoint" if has_saved else "begins anew, nothing saved,"
-        self._say(f"\nstopped by {name} and {after}; the run {goes_on} by\n  {resume}")
-        os._exit(128 + number)
-
-    @staticmethod
-    def _say(text: str) -> None:
-        """Print it, or give up: who should read it may have gone, or have stopped to read."""
-        options = {"file": sys.stderr, "flush": True}
-        writer = threading.Thread(target=print, args=(text,), kwargs=options, daemon=True)
-        writer.start()
-        writer.join(SAY_S)
+        stopped = f"\nstopped by {name} and {after}; the run {goes_on} by\n  {resume}"
+        cli.end_now(128 + number, stopped)
 
     def _next(self, timeout_s: float | None) -> int | None:
         """The number of the next of our signals, 0 after the time, None at the end of the block."""

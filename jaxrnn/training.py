@@ -349,6 +349,8 @@ def train(
             make()
         except OSError as error:
             display.line(f"can't write {error.filename or run.path}: {error.strerror or error}")
+        except InputError as error:  # metrics that can't be read
+            display.line(str(error))
 
     reason, pending = "done", None
     display.start(step, total)

@@ -9,7 +9,7 @@ import pytest
 from crashes import TASKS as COMMANDS
 from crashes import environment, write_data
 
-from jaxrnn import cli, train
+from jaxrnn import cli, runs, train
 from jaxrnn.runs import Run
 
 TRACED = "/jax/core/compile/jaxpr_trace_duration"
@@ -56,7 +56,7 @@ def test_after_the_first_of_everything_nothing_is_traced(task, events, tmp_path,
 WORKER = """
 import json, sys
 import jax
-from jaxrnn import cli, train
+from jaxrnn import cli, runs, train
 from jaxrnn.runs import Run
 
 append = Run.append_metrics
@@ -92,3 +92,15 @@ def test_memory_is_flat_over_20_000_steps(task, tmp_path):
     assert list(found) == list(range(1000, 20001, 1000))
     assert found[20000][1] == found[4000][1]
     assert found[20000][0] < found[4000][0] + 16 * 2**20, found
+
+
+def test_metrics_too_long_to_be_read_do_not_end_a_run(tmp_path, monkeypatch, capsys):
+    """Only the picture of them is missing, and that is said."""
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "MOST_METRICS", 100)
+    assert train.run_command([*COMMANDS["char"], "--run", "a", "--mesh", "data=1"]) == 0
+    out = capsys.readouterr().out
+    assert "can't read a/metrics.jsonl: File too large; move it away to go on without" in out
+    assert "done after step " in out
+    assert not (tmp_path / "a" / "loss.png").exists()
