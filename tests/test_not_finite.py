@@ -1,17 +1,11 @@
 """Losses and parameters that are not finite: what a run does, says and keeps."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import (
-    assert_same_bits,
-    char_config,
-    go_on,
-    last_of,
-    quiet,
-    train,
-)
+from small_runs import assert_same_bits, char_config, go_on, last_of, quiet, train
 
 from jaxrnn import checkpoint, train_step, training
 from jaxrnn.config import SineConfig
@@ -19,27 +13,33 @@ from jaxrnn.runs import Run
 from jaxrnn.tasks import TASKS
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_checkpoint(
-    tmp_path, text_file, monkeypatch
-):
+def poison(monkeypatch, steps: Collection[int], value: float = np.nan) -> None:
+    """Targets of these steps, counted from 0, are this value."""
     original = training.stack_batches
-    config = SineConfig(
-        hidden_size=4, steps=9, checkpoint_every=2, eval_every=100, run=str(tmp_path / "a")
-    )
 
     def poisoned(data, step, count, *rest):
         inputs, targets, starts = original(data, step, count, *rest)
         for k in range(count):
-            if step + k == 5:
-                targets[k] = np.nan
+            if step + k in steps:
+                targets[k] = value
         return inputs, targets, starts
 
     monkeypatch.setattr(training, "stack_batches", poisoned)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_checkpoint(
+    tmp_path, text_file, monkeypatch
+):
+    config = SineConfig(
+        hidden_size=4, steps=9, checkpoint_every=2, eval_every=100, run=str(tmp_path / "a")
+    )
     task, data = TASKS["sine"].load(config)
     run = Run.create("sine", config, data.facts)
     last = run.checkpoint_path("last")
-    with pytest.raises(training.NotFiniteError) as caught:
-        training.train(task, data, run, display=quiet())
+    with monkeypatch.context() as patch:
+        poison(patch, {5})
+        with pytest.raises(training.NotFiniteError) as caught:
+            training.train(task, data, run, display=quiet())
     assert str(caught.value).startswith("step 6: the loss is nan, the gradient's norm ")
     assert f"the last good checkpoint is {last}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -47,19 +47,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_checkpoint(
     assert meta["step"] == 4
     assert all(np.isfinite(array).all() for array in arrays.values())
     assert all(line["step"] <= 5 for line in run.metrics())
-    monkeypatch.setattr(training, "stack_batches", original)
     _, outcome = go_on(run)  # the checkpoint is good to go on from
     assert outcome.step == 9
 
 
 def test_without_a_checkpoint_none_is_named(tmp_path, text_file, monkeypatch):
-    original = training.stack_batches
-
-    def poisoned(*arguments):
-        inputs, targets, starts = original(*arguments)
-        return inputs, np.full_like(targets, np.inf), starts
-
-    monkeypatch.setattr(training, "stack_batches", poisoned)
+    poison(monkeypatch, range(9), np.inf)
     config = SineConfig(hidden_size=4, steps=9, run=str(tmp_path / "a"))
     with pytest.raises(training.NotFiniteError, match=r"step 1: .* no checkpoint was made yet"):
         train(config, "sine")
@@ -96,20 +89,6 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, text_file):
             assert np.isfinite(array).all(), f"{name} in {path.name}"
 
 
-def poison(monkeypatch, steps: set[int]):
-    """Targets of these steps, counted from 0, are not numbers."""
-    original = training.stack_batches
-
-    def poisoned(data, step, count, *rest):
-        inputs, targets, starts = original(data, step, count, *rest)
-        for k in range(count):
-            if step + k in steps:
-                targets[k] = np.nan
-        return inputs, targets, starts
-
-    monkeypatch.setattr(training, "stack_batches", poisoned)
-
-
 def test_a_step_that_is_left_out_changes_nothing(tmp_path, monkeypatch):
     config = SineConfig(
         hidden_size=4, steps=6, log_every=2, run=str(tmp_path / "a"), not_finite="skip"
@@ -138,7 +117,7 @@ def test_a_step_that_is_left_out_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_too_many_steps_left_out_end_the_run(tmp_path, monkeypatch):
-    poison(monkeypatch, set(range(3, 100)))
+    poison(monkeypatch, range(3, 100))
     config = SineConfig(
         hidden_size=4,
         steps=50,

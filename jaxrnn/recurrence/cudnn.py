@@ -7,8 +7,8 @@ derivative is of reverse mode and first order.
 It is refused: on an H200 (jax 0.11.2) it was right for a layer whose input came batch first, and
 wrong where the input came time first and is turned round, most likely since XLA then gives the call
 an array in another layout than it reads. ``as_read`` is against that, and has not run on a GPU
-since. Tests hold vector, masks and directions on JAX's own
-reference of the call, and ``pytest -m gpu`` whether it is mended.
+since. Tests hold vector, masks and directions on JAX's own reference of the call, and
+``pytest -m gpu`` whether it is mended.
 """
 
 from __future__ import annotations
