@@ -374,9 +374,9 @@ def test_what_is_known_of_the_rest_of_a_block_is_read_as_far_as_it_is(tmp_path):
     options: dict[str, Any] = {**HEADS["segments"], "known": ("k", "c"), "targets": ("x",)}
     path = tmp_path / "rows.csv"
     task, predict, series = made(path, 0, **options)
-    last = np.datetime64("2021-03-01T00") + ROWS
+    hours = np.arange(ROWS, ROWS + 3).astype("timedelta64[h]") + np.datetime64("2021-03-01T00")
     given = [(1.0, 5.0), (2.0, None), (3.0, 7.0)]
-    lines = [f"{last + k}:00,,,{c or ''},{v}" for k, (v, c) in enumerate(given)]
+    lines = [f"{h}:00,,,{c or ''},{v}" for h, (v, c) in zip(hours, given, strict=True)]
     path.write_text(path.read_text() + "\n".join(lines) + "\n")
     series = task.read(str(path))
     scaled = task.rows(series, 1)[ROWS:, 1:3]

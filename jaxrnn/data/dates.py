@@ -103,9 +103,9 @@ class Frequency:
             return np.busday_offset(day, steps).astype(DATES) + time
         month = date.astype("datetime64[M]")
         months = month + (steps * self.step).astype("timedelta64[M]")
-        length = (months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")
+        last = days_in(months) - np.timedelta64(1, "D")
         within = day - month.astype("datetime64[D]")
-        within = np.minimum(length - 1, within) if not self.month_end else length - 1
+        within = np.minimum(last, within) if not self.month_end else last
         return (months.astype("datetime64[D]") + within).astype(DATES) + time
 
 
@@ -131,7 +131,7 @@ def infer_frequency(dates: np.ndarray) -> Frequency | None:
 def are_month_ends(dates: np.ndarray) -> bool:
     """Whether each is on the last day of its month."""
     days, months = dates.astype("datetime64[D]"), dates.astype("datetime64[M]")
-    return bool(((days + 1).astype("datetime64[M]") > months).all())
+    return bool(((days + np.timedelta64(1, "D")).astype("datetime64[M]") > months).all())
 
 
 def _mode(steps: np.ndarray) -> int:
@@ -162,19 +162,24 @@ def calendar_names(frequency: Frequency | None, num_rows: int) -> tuple[str, ...
     )
 
 
+def days_in(dates: np.ndarray) -> np.ndarray:
+    """How many days the months, or years, of datetime64 have."""
+    following = dates + np.timedelta64(1, np.datetime_data(dates.dtype)[0])
+    return following.astype("datetime64[D]") - dates.astype("datetime64[D]")
+
+
 def calendar(dates: np.ndarray, names: Sequence[str]) -> Float64[np.ndarray, "N F"]:
     """A sine and a cosine for each name; of ``hour, weekday, month_day, year_day, month``."""
     dates = dates.astype(DATES)
     days, months = dates.astype("datetime64[D]"), dates.astype("datetime64[M]")
     years = dates.astype("datetime64[Y]")
     day = (dates - days.astype(DATES)).astype(np.float64) / DAY
-    length = lambda unit: (unit + 1).astype("datetime64[D]") - unit.astype("datetime64[D]")  # noqa: E731
     part = lambda unit: (days - unit.astype("datetime64[D]")).astype(float) + day  # noqa: E731
     phases = {
         "hour": day,
         "weekday": ((days.astype(np.int64) + 3) % 7 + day) / 7,  # 1970-01-01 was a Thursday
-        "month_day": part(months) / length(months).astype(float),
-        "year_day": part(years) / length(years).astype(float),
+        "month_day": part(months) / days_in(months).astype(float),
+        "year_day": part(years) / days_in(years).astype(float),
         "month": (months - years.astype("datetime64[M]")).astype(float) / 12,
     }
     angles = [2 * np.pi * phases[name] for name in names]

@@ -35,7 +35,7 @@ def without_duplicates(
 
     Raises InputError for rows with the same date where that is an error.
     """
-    first = np.concatenate([[True], np.diff(dates) > np.timedelta64(0)])
+    first = np.concatenate([[True], np.diff(dates) > np.timedelta64(0, "s")])
     count = int((~first).sum())
     if not count:
         return dates, values, lines
