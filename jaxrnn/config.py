@@ -17,7 +17,7 @@ from typing import Any, Literal
 from jaxrnn.errors import InputError
 
 BACKENDS = ("scan", "reference")  # of jaxrnn.recurrence, on any device; importing it starts JAX
-GPU_BACKENDS = ("cudnn", "persistent")  # of it, too, for what they support
+GPU_BACKENDS = ("cudnn", "persistent", "persistent-cluster")  # of it, too, for what they support
 MESH = re.compile("data=(?P<data>[1-9][0-9]{0,5})(,hidden=(?P<hidden>[1-9][0-9]{0,5}))?")
 MIN_CELLS = ("mingru", "minlstm")  # of jaxrnn.min_layers, whose backends have one more
 MOST = {  # far more than anybody trains with; beyond, memory, a compiler or int32 gives out

@@ -41,6 +41,7 @@ class Kind(NamedTuple):
     dtype: str
     hidden_size: int = 64
     num_steps: int = 3
+    backend: str = "persistent"
 
 
 KINDS = {
@@ -50,6 +51,10 @@ KINDS = {
     "gru, reverse": Kind("gru", True, 20, True, True, "bfloat16"),
     "rnn_tanh, two groups": Kind("rnn_tanh", False, 250, True, True, "bfloat16", 128),
     "rnn_relu, reverse": Kind("rnn_relu", True, 20, True, True, "bfloat16"),
+    "lstm, clusters": Kind("lstm", False, 70, True, True, "bfloat16", 64, 3, "persistent-cluster"),
+    "gru, reverse, a cluster": Kind(
+        "gru", True, 20, True, True, "float16", 128, 4, "persistent-cluster"
+    ),
 }
 
 
@@ -102,7 +107,7 @@ class Counters:
         return np.int32(0)
 
 
-def machine():
+def machine(cluster=False):
     """See ``persistent_kernels.Machine``."""
 
     def launch(groups, blocks):
@@ -161,7 +166,7 @@ def main(path):
     persistent_kernels.MAX_STAGES = 2  # fewer than the chunks of 192 units
     arrays = {}
     for name, kind in KINDS.items():
-        found = results(kind, "persistent")
+        found = results(kind, kind.backend)
         arrays |= {f"{name}: {k}": np.asarray(a, np.float32) for k, a in found.items()}
     np.savez(path, **arrays)
 

@@ -130,13 +130,13 @@ def test_torch_trains_in_bfloat16_as_its_users_do():
 
 
 def test_ours_by_name_says_what_it_lacks(monkeypatch):
-    for name in ("jaxrnn-cudnn", "jaxrnn-kernel"):
+    for name in ("jaxrnn-cudnn", "jaxrnn-kernel", "jaxrnn-cluster"):
         with pytest.raises(UnsupportedError, match="needs an NVIDIA GPU"):
             start(name, LSTM)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UnsupportedError, match="the LSTM alone"):
         start("jaxrnn-cudnn", ROWS["gru"])
-    with pytest.raises(UnsupportedError, match="it was wrong"):
+    with pytest.raises(UnsupportedError, match="a small case of it fails"):  # of a machine without
         start("jaxrnn-cudnn", LSTM)
     with pytest.raises(UnsupportedError, match="not in float32"):
         start("jaxrnn-kernel", LSTM)
@@ -156,8 +156,8 @@ def test_our_kernels_are_tried_in_a_child_first(kernel_row, monkeypatch):
     class FakeChild:
         answers = iter(["", EOFError("Aborted"), "it failed with X: y", "", TimeoutError("late")])
 
-        def __init__(self):
-            log.append("begun")
+        def __init__(self, backend):
+            log.append(f"begun {backend}")
 
         def run(self, workload):
             log.append(workload.name)
@@ -170,7 +170,8 @@ def test_our_kernels_are_tried_in_a_child_first(kernel_row, monkeypatch):
             log.append("ended")
 
     monkeypatch.setattr(ours_persistent, "Child", FakeChild)
-    monkeypatch.setattr(ours_persistent, "TRIALS", ours_persistent.Trials())
+    trials = {"persistent": ours_persistent.Trials("persistent")}
+    monkeypatch.setattr(ours_persistent, "TRIALS", trials)
     rows = [replace(kernel_row, name=name) for name in "abcdefg"]
     said = []
     for row in rows:
@@ -185,11 +186,13 @@ def test_our_kernels_are_tried_in_a_child_first(kernel_row, monkeypatch):
         *["in another process e did not end"] * 2,
     ]
     # One that has failed is followed by another, one that does not end is the last.
-    assert log == ["begun", "a", "b", "ended", "begun", "c", "d", "e", "ended"]
+    begun = "begun persistent"
+    assert log == [begun, "a", "b", "ended", begun, "c", "d", "e", "ended"]
 
 
-def test_a_child_runs_rows_and_may_fail_or_not_end(monkeypatch):
-    child = ours_persistent.Child()
+@pytest.mark.parametrize("backend", ["persistent", "persistent-cluster"])
+def test_a_child_runs_rows_and_may_fail_or_not_end(backend, monkeypatch):
+    child = ours_persistent.Child(backend)
     row = replace(LSTM, precision="bfloat16", hidden_size=64, mode="gradients")
     expected = "it failed with UnsupportedError: it needs an NVIDIA GPU, the device is a CPU"
     goals = replace(row, more_goals=(Goal("torch", 1.0),), torch_in=("float32",))
@@ -222,10 +225,11 @@ def test_what_a_child_runs_is_the_row(kernel_row, monkeypatch, capsys):
     plain = [dataclasses.asdict(row) for row in rows]
     lines = [json.dumps({k: v for k, v in d.items() if type(v) is not tuple}) + "\n" for d in plain]
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
-    ours_persistent.serve()
+    ours_persistent.serve("persistent-cluster")
     said = [json.loads(line)["refused"] for line in capsys.readouterr().out.splitlines()]
     assert said == ["", "", "it failed with ArithmeticError: no such row"]
-    assert calls == [("persistent", rows[0]), "check", "call", ("persistent", rows[1])]
+    first, second = (("persistent-cluster", row) for row in rows)
+    assert calls == [first, "check", "call", second]
 
 
 @pytest.mark.parametrize("peer", ["flax", "keras", "equinox"])

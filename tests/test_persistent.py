@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import recurrence_cases
-from interpreted import KINDS, Kind
+import sizes_of_use
+from interpreted import KINDS
 from recurrence_cases import make, spec_of
 
 from jaxrnn import recurrence, train_step
@@ -98,10 +99,20 @@ def test_another_generation_of_gpus_is_refused(monkeypatch):
     assert persistent.supports(gpu_spec("gru")) == expected
 
 
-def test_it_is_taken_by_name_alone(monkeypatch):
+@pytest.mark.parametrize(("hidden_size", "batch_size"), [(192, 3), (1024, 64)])
+def test_a_cluster_is_of_2_4_8_or_16_blocks_that_fit(hidden_size, batch_size, monkeypatch):
+    monkeypatch.setattr(persistent, "device", lambda: ("9.0", 132))
+    spec = gpu_spec("lstm", hidden_size=hidden_size, batch_size=batch_size)
+    expected = f"{hidden_size} units are no 2, 4, 8 or 16 blocks whose weights fit"
+    assert BACKENDS["persistent-cluster"].supports(spec) == expected
+    assert BACKENDS["persistent"].supports(spec) is None
+
+
+@pytest.mark.parametrize("name", ["persistent", "persistent-cluster"])
+def test_it_is_taken_by_name_alone(name, monkeypatch):
     monkeypatch.setattr(persistent, "device", lambda: ("9.0", 132))
     spec = gpu_spec("gru", masked=True)
-    assert choose(spec, "persistent") is BACKENDS["persistent"]
+    assert choose(spec, name) is BACKENDS[name]
     assert choose(spec).name == "scan"
 
 
@@ -120,19 +131,24 @@ def test_it_is_taken_by_name_alone(monkeypatch):
         ((1, 192, 1), (64, 16, 1, 12, 64, 3, 8)),
         ((4, 64, 9000), None),  # 256 sums a thread
         ((1, 2048, 200), (128, 32, 2, 64, 128, 2, 256)),
+        ((4, 512, 64, True), (64, 32, 1, 16, 128, 4, 64)),
+        ((4, 256, 16, True), (64, 16, 1, 16, 128, 2, 16)),
+        ((3, 512, 5000, True), (64, 32, 79, 16, 128, 4, 5056)),  # any number of clusters
+        ((1, 1024, 8, True), (64, 64, 1, 16, 128, 4, 8)),
+        ((3, 768, 8, True), None),  # 12 blocks of 64 units
     ],
 )
 def test_as_many_blocks_as_fit_share_the_units(sizes, expected):
-    num_gates, hidden_size, batch_size = sizes
-    plan = persistent_kernels.plan(num_gates, hidden_size, batch_size, 132)
+    num_gates, hidden_size, batch_size, *cluster = sizes
+    plan = persistent_kernels.plan(num_gates, hidden_size, batch_size, 132, *cluster)
     if plan is None or expected is None:
         assert plan is expected
         return
-    assert dataclasses.astuple(plan) == expected
+    assert dataclasses.astuple(plan) == (*expected, any(cluster))
     weights, published = num_gates * hidden_size * plan.units, (num_gates + 1) * plan.units
     shared = weights + plan.rows * (published + plan.stages * plan.chunk)
     assert 2 * shared <= 220 * 1024
-    assert plan.groups * plan.blocks <= 132
+    assert plan.blocks <= 16 if plan.cluster else plan.groups * plan.blocks <= 132
     assert plan.blocks * plan.units == hidden_size
 
 
@@ -166,10 +182,11 @@ def lowered(monkeypatch, as_users_have_it):
     return text
 
 
+@pytest.mark.parametrize("backend", ["persistent", "persistent-cluster"])
 @pytest.mark.parametrize("name", CELLS)
-def test_lowered_for_cuda_a_sequence_is_one_launch_and_one_backwards(name, lowered):
+def test_lowered_for_cuda_a_sequence_is_one_launch_and_one_backwards(name, backend, lowered):
     def outputs(weights, x, state, lengths):
-        options = {"lengths": lengths, "backend": "persistent"}
+        options = {"lengths": lengths, "backend": backend}
         return recurrence.run(CELLS[name], weights, x, state, **options)
 
     def loss(*arguments):
@@ -238,30 +255,16 @@ def test_a_training_step_of_the_char_model_takes_them(lowered):
 @pytest.mark.parametrize("name", KINDS)
 def test_on_a_gpu_it_is_scan_and_the_same_bits_each_time(name):
     assert jax.default_backend() == "gpu"
-    assert_scan_and_the_same_bits(KINDS[name], 1e-3)
+    first, second = (interpreted.results(KINDS[name], KINDS[name].backend) for _ in range(2))
+    found = {f"it: {what}": value for what, value in first.items()}
+    for what, error in errors(found, "it", interpreted.results(KINDS[name], "scan")).items():
+        assert error <= 1e-3, (what, error)
+    for what, value in second.items():
+        np.testing.assert_array_equal(value, first[what])
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("as_users_have_it")
-@pytest.mark.parametrize(
-    "kind",
-    [
-        Kind("lstm", False, 64, True, True, "bfloat16", 512, 512),
-        Kind("lstm", True, 16, False, True, "bfloat16", 768, 1024),
-        Kind("gru", False, 64, False, True, "float16", 1024, 512),
-        Kind("lstm", False, 256, False, True, "bfloat16", 1024, 256),
-    ],
-    ids=str,
-)
-def test_on_a_gpu_so_it_is_at_the_sizes_of_use(kind):
-    assert jax.default_backend() == "gpu"
-    assert_scan_and_the_same_bits(kind, 1e-2)
-
-
-def assert_scan_and_the_same_bits(kind, tolerance):
-    first, second = (interpreted.results(kind, "persistent") for _ in range(2))
-    found = {f"it: {what}": value for what, value in first.items()}
-    for what, error in errors(found, "it", interpreted.results(kind, "scan")).items():
-        assert error <= tolerance, (what, error)
-    for what, value in second.items():
-        np.testing.assert_array_equal(value, first[what])
+@pytest.mark.parametrize("name", sizes_of_use.SIZES)
+def test_on_a_gpu_so_it_is_at_the_sizes_of_use(name):
+    command = [sys.executable, sizes_of_use.__file__, name]
+    subprocess.run(command, check=True, timeout=sizes_of_use.SECONDS)  # which says how far it came

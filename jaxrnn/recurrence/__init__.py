@@ -26,7 +26,14 @@ from jaxrnn.recurrence.types import (
 )
 
 BACKENDS: dict[str, Backend] = {
-    module.BACKEND.name: module.BACKEND for module in (scan, reference, cudnn, persistent)
+    backend.name: backend
+    for backend in (
+        scan.BACKEND,
+        reference.BACKEND,
+        cudnn.BACKEND,
+        persistent.BACKEND,
+        persistent.CLUSTERS,
+    )
 }
 """Every backend, the preferred ones first: ``auto`` takes the first that supports the case.
 

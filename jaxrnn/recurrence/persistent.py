@@ -22,7 +22,7 @@ from jaxrnn.recurrence.projections import biases, gates_of_inputs, gradients
 from jaxrnn.recurrence.types import Backend, Inputs, PerStep, Spec, Weights, matmul
 
 
-def supports(spec: Spec) -> str | None:
+def supports(spec: Spec, cluster: bool = False) -> str | None:
     """Cells of ``CELLS`` in 16 bits, with lengths: see ``Backend``."""
     if spec.cell != CELLS.get(spec.cell.name):  # a cell of one's own may bear a known name
         return f"it has no kernel for the cell {spec.cell.name!r}"
@@ -38,15 +38,17 @@ def supports(spec: Spec) -> str | None:
         return "it has no dropout on candidates"
     if spec.hidden_size % 64:
         return f"hidden_size is {spec.hidden_size}, it needs a multiple of 64"
-    return device_reason(spec)
+    return device_reason(spec, cluster)
 
 
-def device_reason(spec: Spec) -> str | None:
+def device_reason(spec: Spec, cluster: bool) -> str | None:
     """Why the device can't run it, or None."""
     capability, multiprocessors = device()
     if not capability.startswith("9."):
         return f"its products need compute capability 9 (Hopper), the device has {capability}"
-    if planned(spec.cell, spec.hidden_size, spec.batch_size, multiprocessors) is None:
+    if planned(spec.cell, spec.hidden_size, spec.batch_size, multiprocessors, cluster) is None:
+        if cluster:
+            return f"{spec.hidden_size} units are no 2, 4, 8 or 16 blocks whose weights fit"
         return (
             f"the weights of {spec.hidden_size} units don't fit into the {multiprocessors} "
             f"multiprocessors at {spec.batch_size} sequences"
@@ -60,11 +62,13 @@ def device() -> tuple[str, int]:
     return found.compute_capability, found.core_count
 
 
-def planned(cell: Cell, hidden_size: int, batch_size: int, multiprocessors: int) -> Any:
+def planned(
+    cell: Cell, hidden_size: int, batch_size: int, multiprocessors: int, cluster: bool
+) -> Any:
     """The kernels' plan; they are imported where they are asked for."""
     from jaxrnn.recurrence import persistent_kernels as kernels
 
-    return kernels.plan(cell.num_gates, hidden_size, batch_size, multiprocessors)
+    return kernels.plan(cell.num_gates, hidden_size, batch_size, multiprocessors, cluster)
 
 
 def _over_time(a: Array, plan: Any) -> Array:
@@ -102,14 +106,21 @@ def _lengths(lengths: Array | None, plan: Any, reverse: bool) -> Array | None:
 
 
 def _forward(
-    cell_name: str, reverse: bool, keep: bool, weights: Weights, x: Inputs, state: State, lengths
+    cell_name: str,
+    reverse: bool,
+    cluster: bool,
+    keep: bool,
+    weights: Weights,
+    x: Inputs,
+    state: State,
+    lengths,
 ):
     """Outputs and last state, and what the kernel backwards needs."""
     from jaxrnn.recurrence import persistent_kernels as kernels
 
     dtype, (num_steps, batch_size, _) = x.dtype, x.shape
     hidden_size = weights.weight_hh.shape[1]
-    plan = planned(CELLS[cell_name], hidden_size, batch_size, device()[1])
+    plan = planned(CELLS[cell_name], hidden_size, batch_size, device()[1], cluster)
     bias_x, bias_h = biases(cell_name, weights, jnp.dtype(jnp.float32))
     gates_x = gates_of_inputs(x, weights.weight_ih.astype(dtype))
     bias_n = None
@@ -120,7 +131,7 @@ def _forward(
     if bias_x is not None:
         gates_x = gates_x + bias_x[None, None]
     hs, last, cs, saved = kernels.forward(
-        kernels.gpu(),
+        kernels.gpu(cluster),
         plan,
         cell_name,
         reverse,
@@ -138,26 +149,26 @@ def _forward(
     return (y, last), (weights, x, hs, cs, saved, lengths)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _persistent(cell_name, reverse, weights, x, state, lengths):
-    return _forward(cell_name, reverse, False, weights, x, state, lengths)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _persistent(cell_name, reverse, cluster, weights, x, state, lengths):
+    return _forward(cell_name, reverse, cluster, False, weights, x, state, lengths)[0]
 
 
-def _kept(cell_name, reverse, weights, x, state, lengths):
-    return _forward(cell_name, reverse, True, weights, x, state, lengths)
+def _kept(cell_name, reverse, cluster, weights, x, state, lengths):
+    return _forward(cell_name, reverse, cluster, True, weights, x, state, lengths)
 
 
-def _backward(cell_name: str, reverse: bool, kept, grads):
+def _backward(cell_name: str, reverse: bool, cluster: bool, kept, grads):
     from jaxrnn.recurrence import persistent_kernels as kernels
 
     weights, x, hs, cs, saved, lengths = kept
     dhs, dlast = grads
     num_steps, batch_size, _ = x.shape
-    plan = planned(CELLS[cell_name], hs.shape[1], batch_size, device()[1])
+    plan = planned(CELLS[cell_name], hs.shape[1], batch_size, device()[1], cluster)
     weight_hh = weights.weight_hh.astype(x.dtype)
     backwards = not reverse
     dgates, differing, dstate = kernels.backward(
-        kernels.gpu(),
+        kernels.gpu(cluster),
         plan,
         cell_name,
         reverse,
@@ -185,7 +196,7 @@ def _backward(cell_name: str, reverse: bool, kept, grads):
 
 
 _persistent.defvjp(_kept, _backward)
-_compiled = jax.jit(_persistent, static_argnums=(0, 1))  # so that eager calls compile once
+_compiled = jax.jit(_persistent, static_argnums=(0, 1, 2))  # so that eager calls compile once
 
 
 def run(
@@ -195,12 +206,19 @@ def run(
     state: State,
     per_step: PerStep,
     reverse: bool,
+    cluster: bool = False,
 ) -> tuple[Float[Array, "T B P"], State]:
     """See ``Backend``."""
     lengths = None
     if per_step.valid is not None:
         lengths = per_step.valid.sum(0, dtype=jnp.int32)
-    return _compiled(cell.name, reverse, weights, x, state, lengths)
+    return _compiled(cell.name, reverse, cluster, weights, x, state, lengths)
+
+
+def in_clusters(function: Any) -> Any:
+    """``run`` or ``supports`` of the kernels whose blocks are clusters."""
+    return functools.partial(function, cluster=True)
 
 
 BACKEND = Backend("persistent", run, supports)
+CLUSTERS = Backend("persistent-cluster", in_clusters(run), in_clusters(supports))

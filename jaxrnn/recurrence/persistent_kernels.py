@@ -4,13 +4,16 @@ A block of threads keeps the recurrent weights of ``units`` hidden units in shar
 these units of ``rows`` sequences. At each step it multiplies what all blocks have published of the
 step before (the states; backwards, the gradients of the gates) by its weights, does the
 element-wise work in registers, where the state stays, publishes its own part in global memory, and
-counts one up for it. A block waits until that count says that all have published: the one barrier
-of a step. All blocks must run at once, so there are never more than multiprocessors, and no other
-kernel may hold some of these for good, as another of this kind would that runs beside it.
+says so. It waits until all have: the one barrier of a step, of two kinds. Blocks of a grid count
+one up in global memory. All of them must run at once, so there are never more than multiprocessors,
+and no other kernel may hold some of these for good, as another of this kind would that runs beside
+it. Blocks of a cluster, which are sixteen at most, have a barrier of the hardware, and a cluster
+runs as a whole or not yet: any number of them may wait for their turn.
 
-Arrays over time are of rows, ``stride`` a step and ``margin`` more at both ends. A block reads and
-writes a tile of ``rows`` of them: of a smaller batch, the rows of a step and some of steps that run
-later, whose values it thereby spoils, and writes when their time comes.
+Arrays over time are of rows, ``stride`` a step and ``margin`` more at both ends. Products and
+element-wise work are of tiles of ``rows`` of them: of a smaller batch, the rows of a step and some
+of steps that run later. What is published are the rows of the step alone; what a block writes for
+itself spoils those of later ones, and is written when their time comes.
 
 In Pallas for Mosaic GPU (wgmma: compute capability 9). What touches the machine other than by its
 documented primitives goes through a ``Machine``, so that the same kernels run under JAX's
@@ -34,6 +37,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn.recurrence.persistent_cells import STEPS
 
 SHARED_BYTES = 220 * 1024  # of a block, of 227 KiB that a multiprocessor of Hopper lends to one
+CLUSTERS = (2, 4, 8, 16)  # blocks of one: more than eight where the device lends them
 MAX_STAGES = 8
 MAX_SUMS = 128 * 128  # of a block's product: 128 registers of each of its threads
 
@@ -49,6 +53,12 @@ class Plan:
     chunk: int  # columns of what is published that are loaded at a time
     stages: int  # chunks in shared memory at once
     stride: int  # rows of a step
+    cluster: bool = False  # the blocks of a group are one
+
+    @property
+    def published(self) -> int:
+        """Rows of a block's tile that are of its step."""
+        return min(self.rows, self.stride)
 
     @property
     def margin(self) -> int:
@@ -72,8 +82,8 @@ class Machine(NamedTuple):
     wait: Callable[[Any, Any], Any]  # until it is at least so many: gives 0, for what is read then
 
 
-def gpu() -> Machine:
-    """A GPU itself."""
+def gpu(cluster: bool = False) -> Machine:
+    """A GPU itself; the blocks of a group are a cluster, or of a grid."""
 
     needs_index = inspect.signature(plgpu.load).parameters["idx"].default is inspect.Parameter.empty
 
@@ -97,7 +107,7 @@ def gpu() -> Machine:
         fence()
         return 0
 
-    return Machine(
+    grid = Machine(
         launch=lambda groups, blocks: {
             "grid": (groups, blocks),
             "grid_names": ("group", "block"),
@@ -109,10 +119,43 @@ def gpu() -> Machine:
         signal=signal,
         wait=wait,
     )
+    if not cluster:
+        return grid
+
+    def arrival(context):
+        nvvm.cluster_arrive()  # of every thread, with release
+
+    def joining(context):
+        nvvm.cluster_wait()  # with acquire
+
+    arrive: Callable[[], None] = plgpu.inline_mgpu()(arrival)
+    join: Callable[[], None] = plgpu.inline_mgpu()(joining)
+
+    def wait_for_all(counter, value):
+        @pl.when(value > 0)
+        def _():
+            join()
+            fence()
+
+        return 0
+
+    return grid._replace(
+        launch=lambda groups, blocks: {
+            "grid": (groups,),
+            "grid_names": ("group",),
+            "cluster": (blocks,),
+            "cluster_names": ("block",),
+        },
+        counter=lambda plan, group: None,
+        signal=lambda counter, published: arrive(),
+        wait=wait_for_all,
+    )
 
 
-def plan(num_gates: int, hidden_size: int, batch_size: int, multiprocessors: int) -> Plan | None:
-    """The most blocks that run at once and whose weights fit, or None."""
+def plan(
+    num_gates: int, hidden_size: int, batch_size: int, multiprocessors: int, cluster: bool = False
+) -> Plan | None:
+    """The most blocks that run at once, or are a cluster, and whose weights fit, or None."""
     chunk = 128 if hidden_size % 128 == 0 else 64
     for rows in (64, 128):
         for units in (16, 32, 64):
@@ -121,11 +164,12 @@ def plan(num_gates: int, hidden_size: int, batch_size: int, multiprocessors: int
             published = 2 * rows * units * (num_gates + 1)
             stages = (SHARED_BYTES - weights - published) // (2 * rows * chunk)
             fits = stages >= 2 and rows * units * num_gates <= MAX_SUMS
-            if groups * blocks <= multiprocessors and fits:
+            together = blocks in CLUSTERS if cluster else groups * blocks <= multiprocessors
+            if together and fits:
                 stages = min(stages, MAX_STAGES, hidden_size // chunk)
                 # Bulk copies begin at whole tiles of 8 rows.
                 stride = groups * rows if groups > 1 else -(-batch_size // 8) * 8
-                return Plan(rows, units, groups, blocks, chunk, stages, stride)
+                return Plan(rows, units, groups, blocks, chunk, stages, stride, cluster)
     return None
 
 
@@ -137,45 +181,6 @@ def _shared(shape: Sequence[int], dtype: Any) -> Any:
     return plgpu.SMEM(shape, dtype, transforms=(tiling, plgpu.SwizzleTransform(swizzle)))
 
 
-def _product(
-    machine: Machine, columns: Callable[[Any], Any], weight: Any, ring: Any, arrived: Any, when: Any
-) -> Array:
-    """``published @ weight.T``, (rows, N): zeros where ``when`` is False.
-
-    ``columns(slice)`` are those of the published (rows, K) in global memory; chunks of them come
-    by turns into the ring.
-    """
-    stages, rows, chunk = ring.shape
-    size, width = weight.shape
-    count = width // chunk
-
-    def part(k):
-        return pl.ds(k * chunk, chunk)
-
-    def load(k):
-        plgpu.copy_gmem_to_smem(columns(part(k)), ring.at[k % stages], arrived.at[k % stages])
-
-    def multiply(sums):
-        @pl.when(when)
-        def _():
-            for k in range(stages):
-                load(k)
-
-            @pl.loop(0, count)
-            def _(k):
-                plgpu.barrier_wait(arrived.at[k % stages])
-                machine.multiply(sums, ring.at[k % stages], weight.at[:, part(k)])
-
-                @pl.when(k + stages < count)
-                def _():
-                    plgpu.wgmma_wait(0)
-                    load(k + stages)
-
-        return sums[...]
-
-    return pl.run_scoped(multiply, plgpu.WGMMAAccumulatorRef((rows, size), jnp.float32))
-
-
 class _Block:
     """What a block of either kernel has and does."""
 
@@ -184,6 +189,7 @@ class _Block:
         group, self.index = jax.lax.axis_index("group"), jax.lax.axis_index("block")
         self.first_row = group * plan.rows
         self.rows = pl.ds(self.first_row, plan.rows)  # of its sequences, in arrays without time
+        self.of_tile = pl.ds(plan.margin if reverse else 0, plan.published)
         self.units = self.columns(0, 0)
         self.counter = machine.counter(plan, group)
         self.lengths = None
@@ -207,6 +213,10 @@ class _Block:
         first = t * self.plan.stride + self.first_row
         return pl.ds(first if self.reverse else first + self.plan.margin, self.plan.rows)
 
+    def of_step(self, t: Any) -> Any:
+        """Of these, the rows of the step itself, which are ``of_tile`` in the tile."""
+        return pl.ds(self.at(t).start + self.of_tile.start, self.plan.published)
+
     def load(self, ref: Any, *index: Any) -> Array:
         return self.machine.load(ref, index).astype(jnp.float32)
 
@@ -226,13 +236,58 @@ class _Block:
             staged[k] = value.astype(staged.dtype)
         plgpu.commit_smem()
         for k, target in enumerate(targets):
-            plgpu.copy_smem_to_gmem(staged.at[k], target)
+            plgpu.copy_smem_to_gmem(staged.at[k, self.of_tile], target)
         plgpu.wait_smem_to_gmem(0)
         self.machine.signal(self.counter, targets[-1])
 
     def after(self, count: Any, index: Any) -> Any:
         """``index``, once all blocks of its group have published so many times."""
         return index + self.machine.wait(self.counter, count * self.plan.blocks)
+
+    def leave(self, count: Any) -> None:
+        """At the end: of a cluster, no block before all have published so many times."""
+        if self.plan.cluster:
+            self.after(count, 0)
+
+
+def _product(
+    block: _Block, published: Any, t: Any, weight: Any, ring: Any, arrived: Any, when: Any
+) -> Array:
+    """``published @ weight.T`` of a step, (rows, N): zeros where ``when`` is False.
+
+    Chunks of columns of what is published come by turns into the ring. The rows of a tile that are
+    of other steps are whatever was there.
+    """
+    stages, rows, chunk = ring.shape
+    size, width = weight.shape
+    count = width // chunk
+
+    def part(k):
+        return pl.ds(k * chunk, chunk)
+
+    def load(k):
+        source, slot = published.at[block.of_step(t), part(k)], k % stages
+        plgpu.copy_gmem_to_smem(source, ring.at[slot, block.of_tile], arrived.at[slot])
+
+    def multiply(sums):
+        @pl.when(when)
+        def _():
+            for k in range(stages):
+                load(k)
+
+            @pl.loop(0, count)
+            def _(k):
+                plgpu.barrier_wait(arrived.at[k % stages])
+                block.machine.multiply(sums, ring.at[k % stages], weight.at[:, part(k)])
+
+                @pl.when(k + stages < count)
+                def _():
+                    plgpu.wgmma_wait(0)
+                    load(k + stages)
+
+        return sums[...]
+
+    return pl.run_scoped(multiply, plgpu.WGMMAAccumulatorRef((rows, size), jnp.float32))
 
 
 def _with_weights(weight: Any, block: _Block, memory: Any, arrived: Any) -> None:
@@ -324,36 +379,30 @@ def forward(
             bias = block.load(ref["bias_n"], pl.ds(0, plan.rows), units)
 
         def write(slot, state):
-            if "cs" in ref:
+            block.publish(state[:1], staged, [ref["hs"].at[block.of_step(slot), units]])
+            if "cs" in ref:  # now, when nobody waits for it
                 ref["cs"][block.at(slot), units] = state[1]
-            block.publish(state[:1], staged, [ref["hs"].at[block.at(slot), units]])
 
         def advance(s, state):
             t = block.time(s)
             from_x = block.parts(ref["gates_x"], t, num_gates, hidden_size)
             slot = block.after(s + 1, block.slot(s))
-            sums = _product(
-                machine,
-                lambda part: ref["hs"].at[block.at(slot), part],
-                weight_memory,
-                ring,
-                arrived,
-                s >= 0,
-            )
+            sums = _product(block, ref["hs"], slot, weight_memory, ring, arrived, s >= 0)
             from_h = [sums[:, k * plan.units : (k + 1) * plan.units] for k in range(num_gates)]
             if bias is not None:
                 from_h[2] = from_h[2] + bias
             new, saved = step.forward(from_x, from_h, state)
             new = block.kept(t, new, state)
+            write(block.slot(s + 1), new)
             if "saved" in ref:
                 for k, value in enumerate(saved):
                     ref["saved"][block.at(t), block.columns(k, hidden_size)] = value
-            write(block.slot(s + 1), new)
             return new
 
         first = tuple(block.load(ref[f"first{k}"], block.rows, units) for k in range(len(state)))
         write(block.slot(0), first)
         last = jax.lax.fori_loop(0, num_steps, advance, first)
+        block.leave(num_steps + 1)
         for k, value in enumerate(last):
             ref[f"last{k}"][block.rows, units] = value
 
@@ -416,14 +465,7 @@ def backward(
                 after = block.load(states, block.at(t_out), units)
 
             done = block.after(s, block.time(jnp.maximum(s - 1, 0)))
-            through = _product(
-                machine,
-                lambda part: ref["dgates"].at[block.at(done), part],
-                weight_memory,
-                ring,
-                arrived,
-                s > 0,
-            )
+            through = _product(block, ref["dgates"], done, weight_memory, ring, arrived, s > 0)
             held = (dstate[0] + through + dh_out, *dstate[1:])
             dgates, differing, direct = step.backward(kept, before, after, held)
             zeros = machine.zeros((plan.rows, plan.units))
@@ -432,16 +474,17 @@ def backward(
             published = (*dgates, *differing)
             published = block.kept(t, published, [zeros] * len(published))
             targets = [
-                ref["dgates"].at[block.at(t), block.columns(k, hidden_size)]
+                ref["dgates"].at[block.of_step(t), block.columns(k, hidden_size)]
                 for k in range(num_gates)
             ]
             if differing:
-                targets.append(ref["differing"].at[block.at(t), units])
+                targets.append(ref["differing"].at[block.of_step(t), units])
             block.publish(published, staged, targets)
             return block.kept(t, direct, held)
 
         last = tuple(block.load(ref[f"last{k}"], block.rows, units) for k in range(len(dstate)))
         first = jax.lax.fori_loop(0, num_steps, advance, last)
+        block.leave(num_steps)
         for k, value in enumerate(first):
             ref[f"first{k}"][block.rows, units] = value
 

@@ -34,6 +34,7 @@ PeerName = Literal[
     "jax-rnn",
     "jaxrnn-cudnn",
     "jaxrnn-kernel",
+    "jaxrnn-cluster",
     "flashrnn",
     "haste",
 ]
@@ -74,13 +75,14 @@ PEERS: dict[str, Peer] = {
     "equinox": Peer("equinox_cell", "session", "equinox"),
     "jax-rnn": Peer("jax_cudnn", "session", "jax"),
     "jaxrnn-cudnn": Peer("ours", "by_cudnn", "jax"),
-    "jaxrnn-kernel": Peer("ours_persistent", "session", "jax"),
+    "jaxrnn-kernel": Peer("ours_persistent", "by_grid", "jax"),
+    "jaxrnn-cluster": Peer("ours_persistent", "by_clusters", "jax"),
     "flashrnn": Peer("gpu_kernels", "flashrnn", "flashrnn"),
     "haste": Peer("gpu_kernels", "haste", "haste_pytorch"),
 }
 """Every library by its name, ours first."""
 
-HALF = {OURS, "jaxrnn-kernel", "torch", "torch-compile", "flax"}
+HALF = {OURS, "jaxrnn-kernel", "jaxrnn-cluster", "torch", "torch-compile", "flax"}
 """Whose adapters compute in bfloat16 and float16."""
 
 SKETCH_PEERS: dict[str, Peer] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import queue
 import subprocess
@@ -26,19 +27,24 @@ class TrialError(RuntimeError):
     """The kernels fail in a child, by what the message says."""
 
 
-def session(workload: Workload) -> Session:
+def session(backend: str, workload: Workload) -> Session:
     """Ours, by the kernels; raises TrialError for a row that does not end in a child."""
-    if reason := recurrence.BACKENDS["persistent"].supports(ours.spec(workload)):
+    if reason := recurrence.BACKENDS[backend].supports(ours.spec(workload)):
         raise UnsupportedError(reason)
-    if refused := TRIALS.refused(workload):
+    if refused := TRIALS[backend].refused(workload):
         raise TrialError(f"in another process {refused}")
-    return ours.by_name("persistent", workload)
+    return ours.by_name(backend, workload)
+
+
+by_grid = functools.partial(session, "persistent")
+by_clusters = functools.partial(session, "persistent-cluster")
 
 
 class Trials:
     """A child that runs one row after the other, as it is asked; another where it has failed."""
 
-    def __init__(self):
+    def __init__(self, backend: str):
+        self.backend = backend
         self.child: Child | None = None
         self.late = ""  # the row that did not end: none is tried after it
 
@@ -47,7 +53,7 @@ class Trials:
         if self.late:
             return f"{self.late} did not end"
         try:
-            self.child = self.child or Child()
+            self.child = self.child or Child(self.backend)
             return self.child.run(workload)
         except TimeoutError as error:
             self.late = workload.name
@@ -60,15 +66,15 @@ class Trials:
         return reason
 
 
-TRIALS = Trials()
+TRIALS = {name: Trials(name) for name in ("persistent", "persistent-cluster")}
 
 
 class Child:
     """A process that runs rows; raises TimeoutError, and EOFError where it has ended."""
 
-    def __init__(self):
+    def __init__(self, backend: str):
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the process
-        code = f"from {__name__} import serve; serve()"
+        code = f"from {__name__} import serve; serve({backend!r})"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
@@ -124,7 +130,7 @@ class Child:
         self.errors.close()
 
 
-def serve() -> None:
+def serve(backend: str) -> None:
     """Run each row that a line of standard input has; a line of JSON for each, ``refused``."""
     import jax
 
@@ -133,7 +139,7 @@ def serve() -> None:
     print(json.dumps({"refused": ""}), file=answers, flush=True)
     for line in sys.stdin:
         try:
-            row = ours.by_name("persistent", Workload(**json.loads(line)))
+            row = ours.by_name(backend, Workload(**json.loads(line)))
             assert row.check is not None
             row.check()
             row.call()
