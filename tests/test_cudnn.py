@@ -1,6 +1,7 @@
 """cuDNN's LSTM, on JAX's reference of the call where there is no GPU."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -26,19 +27,19 @@ from jaxrnn.errors import InputError
 from jaxrnn.recurrence import BACKENDS, OneHot, choose, cudnn
 
 
+def reference_of_the_call(x, h, c, weights, lengths, *, dropout, precision, **sizes):
+    assert precision == jax.lax.Precision.HIGH
+    assert all(a.dtype == x.dtype for a in (h, c, weights))
+    layout = (sizes[n] for n in ("input_size", "hidden_size", "num_layers", "bidirectional"))
+    parts = rnn.unpack_lstm_weights(weights, *layout)
+    return rnn.lstm_ref(x, h, c, *parts, lengths, dropout=dropout, **sizes)
+
+
 @pytest.fixture
 def on_the_cpu(monkeypatch):
     """The call is JAX's own reference of it, and no case is refused."""
-
-    def lstm(x, h, c, weights, lengths, *, dropout, precision, **sizes):
-        assert precision == jax.lax.Precision.HIGH
-        assert all(a.dtype == x.dtype for a in (h, c, weights))
-        layout = (sizes[n] for n in ("input_size", "hidden_size", "num_layers", "bidirectional"))
-        parts = rnn.unpack_lstm_weights(weights, *layout)
-        return rnn.lstm_ref(x, h, c, *parts, lengths, dropout=dropout, **sizes)
-
     backend = dataclasses.replace(cudnn.BACKEND, supports=lambda spec: None)
-    monkeypatch.setattr(rnn, "lstm", lstm)
+    monkeypatch.setattr(rnn, "lstm", reference_of_the_call)
     monkeypatch.setitem(recurrence.BACKENDS, "cudnn", backend)
 
 
@@ -101,11 +102,44 @@ def test_what_it_can_not_do_it_says(kind, changes, reason):
     assert f"'cudnn' can't run this case: {reason}; use backend='auto'" in str(caught.value)
 
 
-def test_it_is_refused_since_it_was_wrong():
+def as_if_time_came_first(x, h, c, weights, lengths, **options):
+    """What a call finds that reads (T, B, N) in memory as (B, T, N)."""
+    mistaken = x.swapaxes(0, 1).reshape(x.shape)
+    return reference_of_the_call(mistaken, h, c, weights, lengths, **options)
+
+
+def without_its_gradient(*arguments, **options):
+    return jax.lax.stop_gradient(reference_of_the_call(*arguments, **options))
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (reference_of_the_call, None),
+        (as_if_time_came_first, "on this device its output differs from that of scan by "),
+        (without_its_gradient, "on this device its gradient of x differs from that of scan by "),
+        (None, "a small case of it fails with TypeError: 'NoneType' object is not callable"),
+    ],
+)
+def test_a_device_that_computes_something_else_is_refused(call, reason, monkeypatch):
+    monkeypatch.setattr(rnn, "lstm", call)
+    monkeypatch.setattr(cudnn, "differs", functools.cache(cudnn.differs.__wrapped__))
     spec = spec_of(make("lstm"), platform="gpu", dtype=jnp.dtype("float32"), masked=True)
-    with pytest.raises(ValueError, match="on an H200 it was wrong"):
-        choose(spec, "cudnn")
     assert choose(spec).name == "scan"
+    assert cudnn.differs.cache_info().misses == 0  # nothing is computed before it is asked for
+
+    def chosen(x):
+        """Within a computation, as a model asks."""
+        return x + len(choose(spec, "cudnn").name)
+
+    if reason is None:
+        assert jax.jit(jax.grad(chosen))(1.0) == 1
+    else:
+        with pytest.raises(ValueError, match="can't run this case") as caught:
+            jax.jit(chosen)(1.0)
+        assert reason in str(caught.value)
+    cudnn.supports(spec)
+    assert cudnn.differs.cache_info().misses == 1
 
 
 def test_products_are_in_tf32_unless_jax_is_told_otherwise():
