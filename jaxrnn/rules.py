@@ -66,6 +66,16 @@ def unroll(platform: str) -> int:
     return {"tpu": 4, "gpu": 8}.get(platform, 1)
 
 
+def states_held(platform: str) -> bool:
+    """Whether a step's states are written before its next ones are computed.
+
+    Else XLA's GPU code computes c again, in every step of a round of the loop, from the gates of
+    all before it: of an LSTM in bfloat16 eight steps are 29 kernels so, and 20 held (by its
+    programs for an H200; nobody has timed it). XLA's CPU code does neither.
+    """
+    return platform == "gpu"
+
+
 def data_shards(platform: str, num_devices: int, batch_size: int) -> int:
     """How many devices share a batch when nobody says.
 

@@ -1,5 +1,6 @@
 """Training steps lowered for every platform, and what the rules for them compute."""
 
+import functools
 import re
 from typing import Any
 
@@ -44,13 +45,19 @@ def platform(request, monkeypatch):
     jax.clear_caches()
 
 
-def stepped(name: str):
-    """The compiled training step of a model, and what it takes."""
+def maker(name: str):
+    """What makes the training step of a model, and what the step takes."""
     task_name, config = MODELS[name]
     task, data = TASKS[task_name].load(config)
     skeleton, _, state = train_step.initial_state(task, config)
-    step = train_step.make_step(task.loss, skeleton, config, 2)
-    return step, (state, *training.stack_batches(data, 0, 1, 1), np.int32(1))
+    make = functools.partial(train_step.make_step, task.loss, skeleton, config, 2)
+    return make, (state, *training.stack_batches(data, 0, 1, 1), np.int32(1))
+
+
+def stepped(name: str):
+    """The training step, and what it takes."""
+    make, arguments = maker(name)
+    return make(), arguments
 
 
 def exported(step, arguments, platform):

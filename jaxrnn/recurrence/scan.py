@@ -70,14 +70,14 @@ def _lstm_backward(residuals, state_in, state_out, dstate, scale=None):
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     tanh_c = jnp.tanh(c)
     dc = dc + dh * o * (1 - tanh_c * tanh_c)
-    # Gate-wise products of whole rows, held together: XLA's CPU code would run one loop a gate.
+    # Gate-wise products of whole rows, which ``_backward`` holds together.
     is_tanh = np.repeat(np.array([False, False, True, False]), c.shape[-1])[None]
     slope = jnp.where(is_tanh, 1 - gates * gates, gates * (1 - gates))
     through = jnp.concatenate([dc, dc, dc, dh], axis=-1)
     if scale is not None:
         i, g = i * scale, g * scale
     along = jnp.concatenate([g, c_in, i, tanh_c], axis=-1)
-    dgates = jax.lax.optimization_barrier(through * along * slope)
+    dgates = through * along * slope
     return dgates, dgates, (None, dc * f)
 
 
@@ -135,19 +135,26 @@ _STEPS = {
 }
 
 
-def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, per_step: PerStep):
+def _forward(cell_name: str, reverse: bool, weights: Weights, x, first, per_step: PerStep):
     """Outputs, last state, and what the backward loop needs."""
     dtype = x.dtype
     forward, _ = _STEPS[cell_name]
     weight_ih, weight_hh = weights.weight_ih.astype(dtype), weights.weight_hh.astype(dtype)
     weight_hr = None if weights.weight_hr is None else weights.weight_hr.astype(dtype)
     bias_x, bias_h = biases(cell_name, weights, state_dtype(dtype))
+    is_held = rules.states_held(jax.default_backend())
 
-    def step(state, inputs):
+    def carried(state):
+        """The states, and h as products take it where that is narrower."""
+        carry = state, None if state[0].dtype == dtype else state[0].astype(dtype)
+        return jax.lax.optimization_barrier(carry) if is_held else carry
+
+    def step(carry, inputs):
         gates_x, (valid, reset, scale) = inputs
         if reset is not None:
-            state = tuple(where(reset, jnp.zeros_like(s), s) for s in state)
-        gates_h = matmul_nt(state[0].astype(dtype), weight_hh)
+            carry = jax.tree.map(lambda s: where(reset, jnp.zeros_like(s), s), carry)
+        state, narrow = carry
+        gates_h = matmul_nt(state[0] if narrow is None else narrow, weight_hh)
         if bias_x is not None:  # here, where it joins a loop that runs anyway
             gates_x = gates_x + bias_x[None]
         if bias_h is not None:
@@ -158,13 +165,15 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, state, per_step
             new = (matmul_nt(new[0].astype(dtype), weight_hr), *new[1:])
         if valid is not None:
             new = tuple(where(valid, n, s) for n, s in zip(new, state, strict=True))
-        return new, ((new[0].astype(dtype), *new[1:]), residuals)
+        new, narrow = carried(new)
+        h = new[0] if narrow is None else narrow
+        return (new, narrow), ((h, *new[1:]), residuals)
 
     inputs = (gates_of_inputs(x, weight_ih), per_step)
-    last, (states, residuals) = jax.lax.scan(
-        step, state, inputs, reverse=reverse, unroll=rules.unroll(jax.default_backend())
+    (last, _), (states, residuals) = jax.lax.scan(
+        step, carried(first), inputs, reverse=reverse, unroll=rules.unroll(jax.default_backend())
     )
-    return (states[0], last), (weights, x, state, per_step, states, residuals)
+    return (states[0], last), (weights, x, first, per_step, states, residuals)
 
 
 def _outputs(cell_name: str, reverse: bool, weights: Weights, x, state, per_step: PerStep):
@@ -214,6 +223,10 @@ def _backward(cell_name: str, reverse: bool, saved, grads):
         wide_out = tuple(s.astype(wide) for s in state_out)
         scales = () if scale is None else (scale,)
         dgates_x, dgates_h, direct = backward(residuals, wide_in, wide_out, dstate, *scales)
+        if cell_name == "lstm":
+            # One loop over whole rows that writes what the product takes: XLA's CPU code would run
+            # one a gate, its GPU code another to make 16 bits of 32.
+            dgates_x = dgates_h = jax.lax.optimization_barrier(dgates_h.astype(dtype))
         if valid is not None:
             dgates_x, dgates_h, dh = (where(valid, d, 0.0) for d in (dgates_x, dgates_h, dh))
         through = matmul(dgates_h.astype(dtype), weight_hh)
