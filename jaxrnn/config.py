@@ -69,8 +69,8 @@ class TrainConfig(abc.ABC):
     not_finite: Literal["stop", "skip"] = "stop"  # a loss that is not: end, or leave its step out
 
     steps_per_dispatch: int = 0  # optimizer steps in one call to the device; 0: by their size
-    # of the recurrence: auto, scan, reference; to train on a Hopper GPU persistent; of min*
-    # associative
+    # of the recurrence: auto, scan, reference; to train on an NVIDIA GPU cudnn, on a Hopper
+    # persistent, persistent-cluster; of min* associative
     backend: str = "auto"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # of matmuls; states stay wide
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"  # where to train; auto: the best there is

@@ -114,7 +114,7 @@ def everything(case, runner, jit=jax.jit):
         return sum(jnp.sum(v * w) for v, w in pairs), (y, last)
 
     step = jit(jax.value_and_grad(loss, has_aux=True))
-    # As arguments: XLA folds constants an element at a time, which takes minutes for large ones.
+    # As arguments: XLA folds constants an element at a time, seconds for some 100 MB.
     (_, (y, last)), grads = step(case.arguments, (case.y_weight, *case.state_weights))
     return named(y, last, grads)
 

@@ -13,26 +13,28 @@ TIMES = {"ms": 1.5, "ms_low": 1.25, "ms_high": 2.0}
 
 def test_every_way_is_timed_or_said_to_be_refused(tmp_path, monkeypatch, capsys):
     unknown = "--xla_that_nobody_knows=1"
-    monkeypatch.setattr(probe, "WAYS", (Way(4), Way(2, unknown)))
+    monkeypatch.setattr(probe, "WAYS", (Way(4, held=True), Way(2, unknown)))
     path = tmp_path / "ways.jsonl"
     assert run_command(["lesson-simple-rnn", "--device", "cpu", "--json", str(path)]) == 0
     found, refused = (json.loads(text) for text in path.read_text().splitlines())
-    assert (found["row"], found["unroll"], found["flags"]) == ("lesson-simple-rnn", 4, "")
+    way = {"unroll": 4, "flags": "", "held": True}
+    assert found | {"row": "lesson-simple-rnn", **way} == found
     assert 0 < found["ms_low"] <= found["ms"] <= found["ms_high"] < 1e3 * found["compile_s"]
     assert found["platform"] == "cpu"
     assert refused["unroll"] == 2
     assert unknown in refused["refused"]
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("lesson-simple-rnn, ms a step")
-    assert [text.strip()[:9] for text in shown[1:]] == ["unroll  4", "unroll  2"]
+    assert shown[1].startswith("  unroll  4, states held: ")
+    assert shown[2].startswith("  unroll  2, --xla")
     assert shown[1].endswith(", 1.00")
 
 
 def test_a_share_is_of_the_first_ways_time():
-    assert line({"unroll": 16, "flags": "", **TIMES}, 3.0) == (
+    assert line({"unroll": 16, "flags": "", "held": False, **TIMES}, 3.0) == (
         "unroll 16: 1.500 (1.250 to 2.000), 0.50"
     )
-    assert line({"unroll": 1, "flags": "--a=b", **TIMES}, None) == (
+    assert line({"unroll": 1, "flags": "--a=b", "held": False, **TIMES}, None) == (
         "unroll  1, --a=b: 1.500 (1.250 to 2.000)"
     )
 

@@ -29,11 +29,13 @@ class Way(NamedTuple):
 
     unroll: int = 1  # steps that a round of it takes
     flags: str = ""
+    held: bool = False  # rules.states_held
 
 
 WAYS = (
     Way(),
     *(Way(unroll) for unroll in (2, 4, 8, 16)),
+    *(Way(unroll, held=True) for unroll in (1, 4, 8, 16)),
     *(Way(unroll, GRAPHS) for unroll in (1, 4)),
     *(Way(unroll, UNROLLED_GRAPHS) for unroll in (1, 4)),
 )
@@ -43,8 +45,8 @@ WAYS = (
 class ProbeOptions:
     """Time rows of the benchmark, ours alone, with the loop over the steps run in several ways.
 
-    Several steps a round of the loop (unroll), and the loop as a CUDA graph (command buffers, on a
-    GPU; no other device is changed by them). Each way is a process of its own, since XLA reads its
+    Several steps a round of the loop (unroll), states held where a step ends, and the loop as a CUDA
+    graph (command buffers, on a GPU; no other device is changed by them). Each way is a process of its own, since XLA reads its
     flags once; a way that this XLA refuses is said. Times are not in turns: run it twice before
     believing a small difference.
 
@@ -96,7 +98,7 @@ def run_command(argv: list[str]) -> int:
 
 def line(found: dict[str, Any], base: float | None) -> str:
     """Of a way, for people."""
-    way = f"unroll {found['unroll']:2}"
+    way = f"unroll {found['unroll']:2}" + ", states held" * found["held"]
     if found["flags"]:
         way += f", {found['flags']}"
     if "refused" in found:
@@ -112,20 +114,23 @@ def in_a_process(row: str, way: Way, device: str) -> dict[str, Any]:
     """
     flags = " ".join(f for f in (os.environ.get("XLA_FLAGS", ""), way.flags) if f)
     found = children.call(
-        MEASURE, row, way.unroll, device, seconds=SECONDS, environment={"XLA_FLAGS": flags}
+        *(MEASURE, row, way.unroll, int(way.held), device),
+        seconds=SECONDS,
+        environment={"XLA_FLAGS": flags},
     )
-    return {"row": row, "unroll": way.unroll, "flags": way.flags, **found}
+    return {"row": row, **way._asdict(), **found}
 
 
 def measure() -> None:
     """Print, as JSON, ms a step (median, quartiles), compile time, machine: of one way, here."""
-    row, unroll, device = sys.argv[1:]
+    row, unroll, held, device = sys.argv[1:]
     cli.use_device(device, cpu_shards=cli.num_cores())
 
     from jaxrnn import rules
     from jaxrnn.bench import peers, results, timing
 
     rules.unroll = lambda platform: int(unroll)
+    rules.states_held = lambda platform: held == "1"
     workload = ROWS[row]
     with peers.precision_of(workload):
         session = peers.start(peers.OURS, workload)

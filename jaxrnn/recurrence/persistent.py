@@ -3,9 +3,10 @@
 The loops of ``scan`` are one kernel each (``persistent_kernels``), which keeps the recurrent
 weights in shared memory; what comes before and after them is as there. Operands are bfloat16 or
 float16, states and sums float32. The derivative is of reverse mode and first order. On an H200
-it agreed in every row that was compared, at 2.7 to 4.4 times torch's speed in bfloat16; a test of a
-GRU in float16 did not end (docs/bench/NOTES.md), so ``auto`` does not take it. Without a GPU tests
-run the same kernels under JAX's interpreter, and lower them for CUDA.
+they agreed in every row that was compared, at 2.7 to 4.4 times torch's speed in bfloat16; a test of
+a GRU in float16 did not end (docs/bench/NOTES.md), so ``auto`` does not take them. Since then they
+move less of a small batch, and ``persistent-cluster`` has blocks in clusters: neither has run on a
+GPU. Without one tests run the same kernels under JAX's interpreter, and lower them for CUDA.
 """
 
 from __future__ import annotations
