@@ -67,8 +67,8 @@ def test_the_file_has_the_dates_that_follow_and_every_quantile(
     with open("forecast.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["date", "x", "x_q0.1", "x_q0.9", "y", "y_q0.1", "y_q0.9"]
-    first = np.datetime64("2021-03-01T00") + ROWS
-    dates = [str(first + k).replace("T", " ") + ":00:00" for k in range(count)]
+    hours = np.arange(ROWS, ROWS + count).astype("timedelta64[h]")
+    dates = [f"{date}:00:00".replace("T", " ") for date in np.datetime64("2021-03-01T00") + hours]
     assert [row[0] for row in rows] == dates
     values = np.array([row[1:] for row in rows], float).reshape(count, 2, 3)
     np.testing.assert_allclose(values, expected[:, :, [1, 0, 2]], rtol=1e-6)

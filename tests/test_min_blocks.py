@@ -226,7 +226,8 @@ def test_the_cell_chooses_the_model(text_file):
 
 def test_options_that_do_not_fit_the_cell_are_refused(unchecked):
     assert CharConfig(cell="mingru", backend="associative").backend == "associative"
-    expected = "--backend is associative, expected one of auto, scan, reference, cudnn, persistent"
+    backends = "auto, scan, reference, cudnn, persistent, persistent-cluster"
+    expected = f"--backend is associative, expected one of {backends}"
     for make in (CharConfig, SineConfig):
         with pytest.raises(InputError, match=f"{expected}$"):
             make(backend="associative")

@@ -135,8 +135,10 @@ def test_one_unit_one_symbol_and_one_row(cell, tmp_path, capsys):
     assert outcome.reason == "done"
     lines = lines_of(run)
     assert [line["step"] for line in lines] == list(range(1, 9))
-    assert {(line["loss"], line["grad_norm"]) for line in lines} == {(0.0, 0.0)}
-    assert [line["val_nats"] for line in lines if "val_nats" in line] == [0.0, 0.0]
+    validations = [line["val_nats"] for line in lines if "val_nats" in line]
+    assert len(validations) == 2
+    found = [*validations, *(line[name] for line in lines for name in ("loss", "grad_norm"))]
+    np.testing.assert_allclose(found, 0.0, atol=1e-7)  # -0.0, or another rounding of both logits
     argv = [str(run.path), "--length", "5", "--prime", "a"]
     assert cli.exit_code(lambda: sample.run_command(argv)) == 0
     assert "aaaaa" in capsys.readouterr().out

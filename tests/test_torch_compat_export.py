@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_the_directory_holds_all_that_is_needed_and_nothing_else(char_run, char_
     versions = config.pop("versions")
     assert (versions["jaxrnn"], versions["torch"]) == (
         about["versions"]["jaxrnn"],
-        torch.__version__,
+        metadata.version("torch"),
     )
     assert config == {
         "format": 2,

@@ -45,10 +45,10 @@ WAYS = (
 class ProbeOptions:
     """Time rows of the benchmark, ours alone, with the loop over the steps run in several ways.
 
-    Several steps a round of the loop (unroll), states held where a step ends, and the loop as a CUDA
-    graph (command buffers, on a GPU; no other device is changed by them). Each way is a process of its own, since XLA reads its
-    flags once; a way that this XLA refuses is said. Times are not in turns: run it twice before
-    believing a small difference.
+    Several steps a round of the loop (unroll), states held where a step ends, and the loop as a
+    CUDA graph (command buffers, on a GPU; no other device is changed by them). Each way is a
+    process of its own, since XLA reads its flags once; a way that this XLA refuses is said. Times
+    are not in turns: run it twice before believing a small difference.
 
     examples:
       python -m jaxrnn.bench.probe
