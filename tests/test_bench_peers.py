@@ -190,9 +190,28 @@ def test_our_kernels_are_tried_in_a_child_first(kernel_row, monkeypatch):
     assert log == [begun, "a", "b", "ended", begun, "c", "d", "e", "ended"]
 
 
+def test_clusters_are_tried_as_clusters(kernel_row, monkeypatch):
+    scan = dataclasses.replace(recurrence.BACKENDS["scan"], name="persistent-cluster")
+    monkeypatch.setitem(recurrence.BACKENDS, "persistent-cluster", scan)
+    begun = []
+
+    def child(backend):
+        begun.append(backend)
+        raise EOFError("no GPU")
+
+    trials = {name: ours_persistent.Trials(name) for name in ours_persistent.TRIALS}
+    monkeypatch.setattr(ours_persistent, "TRIALS", trials)
+    monkeypatch.setattr(ours_persistent, "Child", child)
+    for name in ("jaxrnn-cluster", "jaxrnn-kernel"):
+        with pytest.raises(ours_persistent.TrialError, match="it failed with no GPU"):
+            start(name, kernel_row)
+    assert begun == ["persistent-cluster", "persistent"]
+
+
 @pytest.mark.parametrize("backend", ["persistent", "persistent-cluster"])
 def test_a_child_runs_rows_and_may_fail_or_not_end(backend, monkeypatch):
     child = ours_persistent.Child(backend)
+    assert f"serve({backend!r})" in str(child.process.args)
     row = replace(LSTM, precision="bfloat16", hidden_size=64, mode="gradients")
     expected = "it failed with UnsupportedError: it needs an NVIDIA GPU, the device is a CPU"
     goals = replace(row, more_goals=(Goal("torch", 1.0),), torch_in=("float32",))

@@ -1,11 +1,13 @@
 """Ways in which XLA may run a loop, each timed in a process of its own."""
 
 import json
+import sys
 
 import pytest
 from refusals import message
 
-from jaxrnn.bench import probe
+from jaxrnn import cli, rules
+from jaxrnn.bench import peers, probe
 from jaxrnn.bench.probe import Way, line, run_command
 
 TIMES = {"ms": 1.5, "ms_low": 1.25, "ms_high": 2.0}
@@ -37,6 +39,22 @@ def test_a_share_is_of_the_first_ways_time():
     assert line({"unroll": 1, "flags": "--a=b", "held": False, **TIMES}, None) == (
         "unroll  1, --a=b: 1.500 (1.250 to 2.000)"
     )
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_rules_are_those_of_the_way(held, monkeypatch):
+    for name in ("unroll", "states_held"):
+        monkeypatch.setattr(rules, name, getattr(rules, name))  # which it sets
+
+    def start(name, workload):
+        raise ArithmeticError(rules.unroll("gpu"), rules.states_held("gpu"))
+
+    monkeypatch.setattr(peers, "start", start)
+    monkeypatch.setattr(cli, "use_device", lambda *options, **more: None)
+    monkeypatch.setattr(sys, "argv", ["", "lesson-simple-rnn", "4", str(int(held)), "cpu"])
+    with pytest.raises(ArithmeticError) as caught:
+        probe.measure()
+    assert caught.value.args == (4, held)
 
 
 def test_it_fails_where_the_first_way_does(monkeypatch, capsys):

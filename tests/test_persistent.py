@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import recurrence_cases
 import sizes_of_use
 from interpreted import KINDS
+from jaxlib.mlir import ir
 from recurrence_cases import make, spec_of
 
 from jaxrnn import recurrence, train_step
@@ -103,8 +105,8 @@ def test_another_generation_of_gpus_is_refused(monkeypatch):
 def test_a_cluster_is_of_2_4_8_or_16_blocks_that_fit(hidden_size, batch_size, monkeypatch):
     monkeypatch.setattr(persistent, "device", lambda: ("9.0", 132))
     spec = gpu_spec("lstm", hidden_size=hidden_size, batch_size=batch_size)
-    expected = f"{hidden_size} units are no 2, 4, 8 or 16 blocks whose weights fit"
-    assert BACKENDS["persistent-cluster"].supports(spec) == expected
+    fit = "no 2, 4, 8 or 16 blocks whose weights fit into as many of the 132 multiprocessors"
+    assert BACKENDS["persistent-cluster"].supports(spec) == f"{hidden_size} units are {fit}"
     assert BACKENDS["persistent"].supports(spec) is None
 
 
@@ -197,6 +199,53 @@ def test_lowered_for_cuda_a_sequence_is_one_launch_and_one_backwards(name, backe
         text = lowered(function, *arguments(name))
         assert text.count(LAUNCH) == launches
         assert "stablehlo.while" not in text
+
+
+def kernels_of(function, *arguments):
+    """The bytes of every kernel of a function, lowered for CUDA."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+    found: list[bytes] = []
+
+    def walk(operation):
+        for block in (block for region in operation.regions for block in region.blocks):
+            for inner in block.operations:
+                attributes = inner.operation.attributes
+                is_call = inner.operation.name == "stablehlo.custom_call"
+                if is_call and "mosaic_gpu" in str(attributes["call_target_name"]):
+                    config = attributes["mhlo.backend_config"]
+                    found.append(ir.StringAttr(config["module"]).value_bytes)
+                walk(inner.operation)
+
+    module: Any = lowered.compiler_ir("stablehlo")
+    walk(module.operation)
+    return found
+
+
+@pytest.mark.usefixtures("lowered")
+@pytest.mark.parametrize("backend", ["persistent", "persistent-cluster"])
+def test_blocks_wait_by_a_counter_or_by_the_barrier_of_their_cluster(backend):
+    def loss(weights, x, state):
+        y, last = recurrence.run(CELLS["lstm"], weights, x, state, backend=backend)
+        return y.astype(jnp.float32).sum() + sum(s.sum() for s in last)
+
+    kernels = kernels_of(jax.grad(loss, argnums=(0, 1, 2)), *arguments("lstm")[:3])
+    assert len(kernels) == 2
+    in_clusters = backend == "persistent-cluster"
+    for kernel in kernels:
+        words = set(re.findall(rb"[\w.]+", kernel))
+        assert (b"nvvm.cluster.arrive" in words) == in_clusters
+        assert (b"gpu.cluster_block_id" in words) == in_clusters
+        assert (b"fence.acquire.gpu" in words) != in_clusters
+        assert b"nvvm.fence.proxy" in words
+
+
+def test_the_blocks_of_a_group_are_a_cluster():
+    grid = persistent_kernels.gpu(False).launch(3, 16)
+    assert grid == {"grid": (3, 16), "grid_names": ("group", "block")}
+    assert persistent_kernels.gpu(True).launch(3, 16) == {
+        **{"grid": (3,), "grid_names": ("group",)},
+        **{"cluster": (16,), "cluster_names": ("block",)},
+    }
 
 
 def test_under_vmap_one_launch_follows_the_other(lowered):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from recurrence_cases import KINDS, MASKS, H, I, P, assert_same, make, reference_results, results
 
-from jaxrnn import train_step, training
+from jaxrnn import recurrence, train_step, training
 from jaxrnn.config import CharConfig, SeriesConfig, SineConfig, SketchConfig
 from jaxrnn.recurrence import PerStep, lanes
 from jaxrnn.tasks import TASKS
@@ -82,6 +82,29 @@ def test_on_a_tpu_gates_fill_whole_lanes(kind):
     np.testing.assert_array_equal(gates[:, :H].reshape(-1, I), case.weights.weight_ih)
     assert not gates[:, H:].any()
     assert [s.shape[-1] for s in state] == ([P, 128] if kind == "lstm_proj" else [128] * len(state))
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_writes_states_and_what_products_take_of_them_at_once(dtype, platform):
+    case = make("lstm", dtype="float32")
+
+    def loss(weights, x, state):
+        y, last = recurrence.run(case.cell, weights, x.astype(dtype), state, backend="scan")
+        return y.astype("float32").sum() + sum(s.sum() for s in last)
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    text = step.trace(*case.arguments).lower(lowering_platforms=("cpu",)).as_text()
+    lines = [line for line in text.splitlines() if "optimization_barrier" in line]
+    held = [line for line in lines if line.split(" : ")[1].count("tensor<") > 1]
+    gates = [line for line in lines if line not in held]
+    kind = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    assert gates
+    of_kind = [f"x{kind}>" in line.split(" : ")[1] for line in gates]
+    assert any(of_kind) if platform == "cpu" else all(of_kind)  # a CPU holds other products, too
+    assert bool(held) == (platform == "cuda")
+    for line in held:
+        assert line.split(" : ")[1].count("bf16") == (dtype == "bfloat16")
 
 
 @pytest.mark.usefixtures("as_users_have_it")

@@ -49,7 +49,10 @@ def device_reason(spec: Spec, cluster: bool) -> str | None:
         return f"its products need compute capability 9 (Hopper), the device has {capability}"
     if planned(spec.cell, spec.hidden_size, spec.batch_size, multiprocessors, cluster) is None:
         if cluster:
-            return f"{spec.hidden_size} units are no 2, 4, 8 or 16 blocks whose weights fit"
+            return (
+                f"{spec.hidden_size} units are no 2, 4, 8 or 16 blocks whose weights fit into as "
+                f"many of the {multiprocessors} multiprocessors"
+            )
         return (
             f"the weights of {spec.hidden_size} units don't fit into the {multiprocessors} "
             f"multiprocessors at {spec.batch_size} sequences"

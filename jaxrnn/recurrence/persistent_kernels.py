@@ -164,8 +164,9 @@ def plan(
             published = 2 * rows * units * (num_gates + 1)
             stages = (SHARED_BYTES - weights - published) // (2 * rows * chunk)
             fits = stages >= 2 and rows * units * num_gates <= MAX_SUMS
-            together = blocks in CLUSTERS if cluster else groups * blocks <= multiprocessors
-            if together and fits:
+            at_once = blocks if cluster else groups * blocks
+            of_a_size = not cluster or blocks in CLUSTERS
+            if fits and of_a_size and at_once <= multiprocessors:
                 stages = min(stages, MAX_STAGES, hidden_size // chunk)
                 # Bulk copies begin at whole tiles of 8 rows.
                 stride = groups * rows if groups > 1 else -(-batch_size // 8) * 8

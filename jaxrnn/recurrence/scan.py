@@ -145,16 +145,19 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, first, per_step
     is_held = rules.states_held(jax.default_backend())
 
     def carried(state):
-        """The states, and h as products take it where that is narrower."""
-        carry = state, None if state[0].dtype == dtype else state[0].astype(dtype)
-        return jax.lax.optimization_barrier(carry) if is_held else carry
+        """The states, and where these are held h as products take it, if that is narrower."""
+        if not is_held:
+            return state, None
+        narrow = None if state[0].dtype == dtype else state[0].astype(dtype)
+        return jax.lax.optimization_barrier((state, narrow))
 
     def step(carry, inputs):
         gates_x, (valid, reset, scale) = inputs
         if reset is not None:
             carry = jax.tree.map(lambda s: where(reset, jnp.zeros_like(s), s), carry)
         state, narrow = carry
-        gates_h = matmul_nt(state[0] if narrow is None else narrow, weight_hh)
+        h = state[0].astype(dtype) if narrow is None else narrow
+        gates_h = matmul_nt(h, weight_hh)
         if bias_x is not None:  # here, where it joins a loop that runs anyway
             gates_x = gates_x + bias_x[None]
         if bias_h is not None:
@@ -166,7 +169,7 @@ def _forward(cell_name: str, reverse: bool, weights: Weights, x, first, per_step
         if valid is not None:
             new = tuple(where(valid, n, s) for n, s in zip(new, state, strict=True))
         new, narrow = carried(new)
-        h = new[0] if narrow is None else narrow
+        h = new[0].astype(dtype) if narrow is None else narrow
         return (new, narrow), ((h, *new[1:]), residuals)
 
     inputs = (gates_of_inputs(x, weight_ih), per_step)
