@@ -71,7 +71,7 @@ def states_held(platform: str) -> bool:
 
     Else XLA's GPU code computes c again, in every step of a round of the loop, from the gates of
     all before it: of an LSTM in bfloat16 eight steps are 29 kernels so, and 20 held (by its
-    programs for an H200; nobody has timed it). XLA's CPU code does neither.
+    programs for an H200; nobody has timed it). On a CPU such barriers changed nothing.
     """
     return platform == "gpu"
 
